@@ -1,0 +1,219 @@
+"""Recipe: every setting of a run, typed, with unit and range; loads from TOML and prints as TOML.
+
+A field that is `auto` is decided from the data before training starts (`training/choices.py`), said to the
+user, and stands with its value in the `recipe.toml` of the run. An unknown key, a value out of range and a
+setting that could have no effect beside the others are errors that name the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from svertka.errors import OptionError, nearest
+
+Auto = Literal["auto"]
+Size = Annotated[int, Field(ge=8, le=2048)]
+
+
+class Settings(BaseModel):
+    """A group of settings: frozen, unknown keys refused, defaults checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Data(Settings):
+    """How images become inputs, and how they are divided."""
+
+    size: Size | Auto = Field("auto", description="input height and width in pixels, 8 to 2048")
+    channels: Literal[1, 3] | Auto = Field("auto", description="1 grey, 3 RGB; auto: grey if all images are")
+    fit: Literal["crop", "letterbox", "squash"] = Field(
+        "crop", description="crop: short side, then centre; letterbox: whole image, padded; squash: stretched"
+    )
+    interpolation: Literal["bilinear", "bicubic"] | Auto = Field(
+        "auto", description="antialiased resampling; auto: bilinear unless the weights want bicubic"
+    )
+    normalization: Literal["none", "mean_image", "channel_mean", "channel_mean_std"] | Auto = Field(
+        "auto", description="fitted on the training part; auto: what the weights want, else channel_mean_std"
+    )
+    store_size: Size | Auto = Field(
+        "auto", description="short side of stored pixels; auto: 256/224 of size, or size itself up to 64"
+    )
+    validation: float = Field(0.15, gt=0, lt=0.9, description="share carved for validation, if none is declared")
+    test: float = Field(0.15, gt=0, lt=0.9, description="share carved for the test set, if none is declared")
+
+
+class Augment(Settings):
+    """Random transforms of training batches."""
+
+    pad_crop: int = Field(0, ge=0, le=256, description="pad by so many reflected pixels, crop back at random")
+    resized_crop: float = Field(
+        0.0, ge=0, lt=1, description="crop a random area of at least this share, resize it to size; 0: off"
+    )
+    flip: bool = Field(False, description="mirror left to right with probability 1/2")
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Augment:
+        if self.pad_crop and self.resized_crop:
+            raise ValueError("pad_crop and resized_crop are two ways to crop; set one of them to 0")
+        return self
+
+
+class Model(Settings):
+    """Which network, from which weights."""
+
+    name: str = Field("auto", description="a name of `svertka models`, or auto")
+    weights: str = Field("none", description="none: from scratch; or a name or file of weights")
+    activation: str | Auto = Field("auto", description="by name; auto: the model's own")
+    norm: str | Auto = Field("auto", description="by name; auto: the model's own")
+    init: str | Auto = Field("auto", description="by name; auto: the model's own")
+    dropout: float | Auto = Field("auto", description="probability in the head; auto: the model's own")
+
+
+class Optimizer(Settings):
+    """How gradients move the weights."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd (with momentum) or adamw")
+    learning_rate: float = Field(0.05, gt=0, le=100, description="peak of the schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; 0: plain")
+    nesterov: bool = Field(True, description="Nesterov's form of the momentum of sgd")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2; norms and biases are spared")
+    batch_size: int = Field(128, ge=1, le=65536, description="images a step")
+    clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: off")
+
+    @model_validator(mode="after")
+    def _acts(self) -> Optimizer:
+        if self.name == "adamw" and {"momentum", "nesterov"} & self.model_fields_set and not self._neutral():
+            raise ValueError("momentum and nesterov belong to sgd and do nothing for adamw; leave them out")
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0; set nesterov = false or a momentum")
+        return self
+
+    def _neutral(self) -> bool:
+        fields = type(self).model_fields
+        return self.momentum == fields["momentum"].default and self.nesterov == fields["nesterov"].default
+
+
+class Schedule(Settings):
+    """How long, and how the learning rate goes."""
+
+    name: Literal["constant", "step", "cosine"] = Field("cosine", description="after the warm-up")
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | Auto = Field(
+        "auto", description="passes over the training part; auto: what fits budget.minutes on this machine"
+    )
+    warmup_epochs: float = Field(1.0, ge=0, description="linear rise from near 0; at most half of all epochs")
+    step_epochs: int = Field(30, ge=1, description="of step: epochs between two drops")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="of step: the rate is multiplied by this")
+
+    @model_validator(mode="after")
+    def _acts(self) -> Schedule:
+        fields = type(self).model_fields
+        for name in ("step_epochs", "step_factor"):
+            if self.name != "step" and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} belongs to the schedule 'step' and does nothing for {self.name!r}")
+        return self
+
+
+class Regularization(Settings):
+    """What keeps a network from learning its training set by heart."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    early_stopping: int = Field(0, ge=0, description="stop after so many epochs without a gain; 0: off")
+
+
+class Budget(Settings):
+    """How much time there is."""
+
+    minutes: float = Field(10.0, gt=0, description="wall-clock of the whole process; acts if epochs is auto")
+
+
+class Recipe(Settings):
+    """All settings of a run. `Recipe()` decides from the data whatever is `auto`."""
+
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    regularization: Regularization = Regularization()
+    budget: Budget = Budget()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a TOML file.
+
+        Raises:
+            OptionError: no such file, no TOML, an unknown key or a bad value; all problems in one message.
+        """
+        try:
+            with open(path, "rb") as file:
+                return cls.parse(tomllib.load(file), origin=str(path))
+        except FileNotFoundError:
+            raise OptionError(f"no recipe file {path}; `svertka train --help` shows how to name one.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise OptionError(f"{path} is not valid TOML: {error}.") from None
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], origin: str = "the recipe") -> Recipe:
+        """Build from nested dictionaries; see `load` for the errors."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = [_problem(details) for details in error.errors()]
+            raise OptionError(f"{origin} cannot be used: " + "; ".join(problems)) from None
+
+    def set(self, assignments: Iterable[str]) -> Recipe:
+        """A copy with `group.field=value` assignments (values written as in TOML; bare words are text).
+
+        Raises:
+            OptionError: an assignment without `=`, an unknown field (the nearest is named) or a bad value.
+        """
+        values = self.model_dump(exclude_unset=True)
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            group, dot, field = key.strip().partition(".")
+            if not (equals and dot):
+                raise OptionError(f"expected GROUP.FIELD=VALUE, got {assignment!r}; such as optimizer.clip=1.0.")
+            _known(group, field)
+            values.setdefault(group, {})[field] = _value(text.strip())
+        return self.parse(values, origin="--set " + " ".join(assignments) if assignments else "the recipe")
+
+    def to_toml(self) -> str:
+        """All settings as TOML that `load` reads back to an equal recipe."""
+        return tomli_w.dumps(self.model_dump())
+
+
+def _known(group: str, field: str) -> None:
+    groups = {name: info.annotation for name, info in Recipe.model_fields.items()}
+    if group not in groups:
+        raise OptionError(f"no setting group {group!r} in a recipe; {nearest(group, groups)}")
+    fields = groups[group].model_fields  # type: ignore[union-attr]
+    if field not in fields:
+        raise OptionError(f"no setting {group}.{field} in a recipe; {nearest(field, fields)}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _problem(details: Any) -> str:
+    place = [str(part) for part in details["loc"] if part not in ("constrained-int", "int", "float")]
+    place = [part for part in place if not part.startswith(("literal[", "constrained"))]
+    name = ".".join(place)
+    if details["type"] == "extra_forbidden":
+        known: Iterable[str] = Recipe.model_fields
+        if len(place) == 2 and place[0] in Recipe.model_fields:
+            known = Recipe.model_fields[place[0]].annotation.model_fields  # type: ignore[union-attr]
+        return f"there is no setting {name}; {nearest(place[-1], known)}"
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message[0].lower()}{message[1:]}, got {details['input']!r}"
