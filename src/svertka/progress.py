@@ -59,9 +59,13 @@ def using(reporter: Reporter) -> Iterator[None]:
 
 
 @contextmanager
-def track(title: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
-    """Report work of `total` units (None: unknown); yields the function that moves it on."""
-    reporter = _reporter.get()
+def track(title: str | None, total: int | None = None, unit: str = "images") -> Iterator[Step]:
+    """Report work of `total` units (None: unknown); yields the function that moves it on.
+
+    Work without a title is not shown.
+    """
+    reporter = _reporter.get() if title else Silent()
+    title = title or ""
     step = reporter.start(title, total, unit)
     try:
         yield step

@@ -72,7 +72,14 @@ class Model(Settings):
     activation: str | Auto = Field("auto", description="by name; auto: the model's own")
     norm: str | Auto = Field("auto", description="by name; auto: the model's own")
     init: str | Auto = Field("auto", description="by name; auto: the model's own")
-    dropout: float | Auto = Field("auto", description="probability in the head; auto: the model's own")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="probability in the head; auto: the model's own"
+    )
+
+    def choices(self) -> dict[str, Any]:
+        """The builder's options by name; None where the model's own holds."""
+        values = {name: getattr(self, name) for name in ("activation", "norm", "init", "dropout")}
+        return {name: None if value == "auto" else value for name, value in values.items()}
 
 
 class Optimizer(Settings):
@@ -142,6 +149,12 @@ class Recipe(Settings):
     schedule: Schedule = Schedule()
     regularization: Regularization = Regularization()
     budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if self.schedule.epochs != "auto" and self.budget.minutes != Budget().minutes:
+            raise ValueError("schedule.epochs and budget.minutes both say how long to train; give one of them")
+        return self
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

@@ -1,0 +1,96 @@
+"""The verb `evaluate`: how good a run is, or several runs together, on images they never saw in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svertka import progress
+from svertka.data.batches import Batches
+from svertka.data.dataset import PARTS, Dataset
+from svertka.data.sources import open_dataset
+from svertka.data.store import open_pixels
+from svertka.errors import DataError, OptionError
+from svertka.evaluation.calibration import probabilities
+from svertka.evaluation.classifier import Classifier
+from svertka.evaluation.metrics import Metrics
+from svertka.evaluation.predict import answer
+from svertka.runs.environment import pick_device, prepare_cpu
+from svertka.runs.run import Run
+from svertka.runs.seen import seen_in_training
+
+BATCH = 128
+
+
+def evaluate(
+    runs: str | Path | Sequence[str | Path], data: str | Path | Dataset, *, device: str = "auto"
+) -> dict[str, Any]:
+    """Measure one run, or the mean of the probabilities of several, on labelled images.
+
+    On the data a run was trained on only its test images count; on other data the declared test part, or
+    all. Images that a run has seen (training and validation) are left out and counted, broken ones too.
+
+    Returns:
+        `runs data images accuracy{value low high n} top5 per_class confusion log_loss ece left_out broken`.
+
+    Raises:
+        RunError: a run is not finished or damaged.
+        DataError: classes the run does not know, or no image is left.
+        OptionError: runs with different classes.
+    """
+    prepare_cpu()
+    opened = [Run.open(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
+    device = pick_device(device)
+    classifiers = [Classifier.load(run, device) for run in opened]
+    classes = classifiers[0].classes
+    if any(classifier.classes != classes for classifier in classifiers):
+        raise OptionError("the runs have different classes; only runs of the same classes can be evaluated together.")
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    labels = _labels(dataset, classes)
+    indices, left_out = _unseen(opened, dataset)
+    broken: set[int] = set()
+    answers = []
+    for classifier in classifiers:
+        pixels = open_pixels(dataset, classifier.preprocess)
+        broken = broken | set(pixels.broken)
+        good = np.array([index for index in indices if index not in broken], dtype=np.int64)
+        if not len(good):
+            raise DataError(f"no image of {dataset.name} is left to evaluate on: {left_out} were seen in training.")
+        batches = Batches(pixels, labels, good, classifier.preprocess, batch_size=BATCH, device=device)
+        answers.append(probabilities(answer(classifier.network, batches, "Evaluating"), classifier.temperature))
+    metrics = Metrics.of(np.mean(answers, axis=0), labels[good])
+    counts = {"images": len(good), "left_out": left_out, "broken": len(set(indices.tolist()) & broken)}
+    return {"runs": [str(run.path) for run in opened], "data": dataset.name, **counts, **metrics.to_dict()}
+
+
+def _labels(dataset: Dataset, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """The labels of a dataset as indices into the classes of a run."""
+    unknown = [name for name in dataset.classes if name not in classes]
+    if unknown:
+        raise DataError(
+            f"{dataset.name} has classes that the run does not know: {', '.join(unknown[:10])}; "
+            f"it knows {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}."
+        )
+    table = np.array([classes.index(name) for name in dataset.classes], dtype=np.int64)
+    return table[dataset.labels]
+
+
+def _unseen(runs: Sequence[Run], dataset: Dataset) -> tuple[NDArray[np.int64], int]:
+    """The images to measure on, and how many were left out because a run has seen them."""
+    facts = [run.data for run in runs]
+    if all(fact["fingerprint"] == dataset.fingerprint for fact in facts):
+        progress.say("this is the data of the run: only its test images count")
+        tests = [np.array(fact["parts"]["test"], dtype=np.int64) for fact in facts]
+        candidates = tests[0]
+    elif np.any(dataset.declared == PARTS.index("test")):
+        candidates = np.flatnonzero(dataset.declared == PARTS.index("test"))
+    else:
+        candidates = np.arange(len(dataset))
+    seen = np.zeros(len(candidates), dtype=bool)
+    for fact in facts:
+        seen |= seen_in_training(dataset.digests[candidates], fact["seen"])
+    return candidates[~seen], int(seen.sum())

@@ -1,0 +1,137 @@
+"""The command line: each verb is a few lines over the function of the same name in `svertka.api`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svertka.cli import display, tables
+
+app = typer.Typer(
+    help="Train, understand and ship convolutional image classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from svertka import __version__
+
+        print(f"svertka {__version__}")
+        raise typer.Exit
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors only.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+Data = Annotated[str, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a name as digits.")]
+RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
+Out = Annotated[Path | None, typer.Option(help="The run directory; default: runs/NAME-N.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+
+
+@app.callback()
+def _all(version: Version = False) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Out = None, resume: Resume = False, json: Json = False, quiet: Quiet = False, device: Device = "auto",
+    version: Version = False,
+) -> None:  # fmt: skip
+    """Train on the digits that come with scikit-learn and measure the result (about a minute)."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.demo import demo
+
+        show(demo(out=out, resume=resume, device=device), tables.trained)
+
+
+@app.command()
+def train(
+    data: Data,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe file (TOML).")] = None,
+    model: Annotated[str | None, typer.Option(help="A name of `svertka models`; default: chosen by image size.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for everything; default: 10.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="GROUP.FIELD=VALUE, any of a recipe's.")] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    version: Version = False,
+) -> None:
+    """Train a classifier on labelled images and measure it on images it never saw."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.train import train
+
+        result = train(
+            data, recipe=recipe, model=model, epochs=epochs, minutes=minutes, settings=settings or [],
+            seed=seed, out=out, resume=resume, device=device, tensorboard=tensorboard,
+        )  # fmt: skip
+        show(result, tables.trained)
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[str], typer.Argument(help="RUN… DATA: one or more run directories, then the data.")],
+    json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
+) -> None:  # fmt: skip
+    """Measure a run, or several together, on images that it never saw."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.evaluate import evaluate
+        from svertka.errors import OptionError
+
+        if len(runs) < 2:
+            raise OptionError(f"expected RUN… DATA, got only {runs[0]}; name the data to measure on at the end.")
+        show(evaluate(runs[:-1], runs[-1], device=device), tables.evaluated)
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
+    json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
+) -> None:  # fmt: skip
+    """Classify images; probabilities are calibrated. Ends with 1 if an image could not be decoded."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.predict import predict
+
+        result = predict(run, images, device=device)
+        show(result, tables.predicted)
+        if any(item["error"] for item in result["predictions"]):
+            raise typer.Exit(1)
+
+
+@app.command()
+def cache(
+    action: Annotated[str | None, typer.Argument(help="`clear` empties the cache.")] = None,
+    json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
+) -> None:  # fmt: skip
+    """Say where decoded images are kept and how large they are, or clear them."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.cache import cache
+        from svertka.errors import OptionError, nearest
+
+        if action not in (None, "clear"):
+            raise OptionError(f"no action {action!r} for the cache; {nearest(action, ['clear'])}")
+        show(cache(clear=action == "clear"), tables.cached)
+
+
+def main() -> None:
+    """Entry point of the command `svertka`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

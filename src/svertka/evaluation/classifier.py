@@ -1,0 +1,72 @@
+"""Classifier: a trained network with everything it needs to answer for any image, as it did in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from svertka import progress
+from svertka.errors import ImageError, RunError
+from svertka.evaluation.calibration import probabilities
+from svertka.images.decode import decode
+from svertka.images.preprocess import Preprocess
+from svertka.models.network import Network
+from svertka.runs.checkpoint import load_network
+from svertka.runs.run import Run
+
+Image = Path | NDArray[np.uint8]
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Network, preprocessing, class names and temperature of one run."""
+
+    network: Network
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    temperature: float
+    device: str
+
+    @classmethod
+    def load(cls, run: Run, device: str = "cpu") -> Classifier:
+        """The classifier of a finished run.
+
+        Raises:
+            RunError: not finished, or a file is missing or damaged.
+        """
+        temperature = run.metrics["temperature"]
+        if not isinstance(temperature, int | float) or temperature <= 0:
+            raise RunError(f"{run.file('metrics.json')} is damaged: the temperature is {temperature!r}.")
+        return cls(load_network(run, device), run.preprocess, run.classes, float(temperature), device)
+
+    def answers(self, images: Sequence[Image]) -> Iterator[NDArray[np.float64] | ImageError]:
+        """For each image, in order, its calibrated probabilities (k,), or why it could not be decoded."""
+        with ThreadPoolExecutor(cpu_count()) as pool, progress.track("Predicting", len(images)) as step:
+            for start in range(0, len(images), BATCH):
+                group = images[start : start + BATCH]
+                inputs = list(pool.map(self._input, group))
+                good = [image for image in inputs if not isinstance(image, ImageError)]
+                answered = iter(self._probabilities(np.stack(good)) if good else ())
+                for image in inputs:
+                    yield image if isinstance(image, ImageError) else next(answered)
+                step(len(group))
+
+    def _input(self, image: Image) -> NDArray[np.float32] | ImageError:
+        try:
+            pixels = decode(image, at_least=self.preprocess.store_size) if isinstance(image, Path) else image
+            return self.preprocess(pixels)
+        except ImageError as error:
+            return error
+
+    def _probabilities(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            logits = self.network(torch.from_numpy(inputs).to(self.device)).float().cpu().numpy()
+        return probabilities(logits, self.temperature)

@@ -1,0 +1,63 @@
+"""What `auto` means: every open setting of a recipe decided from a look at the data, with reasons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svertka.data.survey import Survey
+from svertka.models import catalog
+from svertka.recipe import Recipe
+
+SMALL_SIDE = 32  # px: up to here an image is a digit or a thumbnail, and LeNet-5 fits
+STORE_MARGIN = 256 / 224  # stored short side to input size, for photos
+PHOTO_SIZE = 128  # px: photos from scratch; a third of the work of 224 px
+
+
+def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
+    """The recipe with nothing left open but `schedule.epochs` (measured later), and a sentence a choice.
+
+    Raises:
+        ModelError: no model of that name.
+    """
+    reasons: list[str] = []
+    values: dict[str, dict[str, Any]] = recipe.model_dump()
+    data, model, augment = values["data"], values["model"], values["augment"]
+    if model["name"] == "auto":
+        model["name"] = "lenet5" if facts.median_side <= SMALL_SIDE else "resnet18"
+        reasons.append(f"model {model['name']}: the median short side is {facts.median_side} px")
+    row = catalog.find(model["name"])
+    if data["size"] == "auto":
+        data["size"] = _size(row, facts)
+        reasons.append(f"input {data['size']} px")
+    if data["channels"] == "auto":
+        data["channels"] = 1 if facts.grey else 3
+        if facts.grey:
+            reasons.append("1 channel: all images looked at are grey")
+    if data["interpolation"] == "auto":
+        data["interpolation"] = "bilinear"
+    if data["normalization"] == "auto":
+        data["normalization"] = "channel_mean_std"
+    if data["store_size"] == "auto":
+        data["store_size"] = data["size"] if data["size"] <= 64 else round(data["size"] * STORE_MARGIN)
+    if not recipe.augment.model_fields_set:
+        augment.update(_augmentation(data["size"], reasons))
+    return Recipe.parse(values), reasons
+
+
+def _size(row: catalog.Row, facts: Survey) -> int:
+    if facts.median_side <= SMALL_SIDE:
+        return max(SMALL_SIDE, row.smallest)
+    if facts.median_side <= 64:
+        return max(64, row.smallest)
+    return max(PHOTO_SIZE, row.smallest)
+
+
+def _augmentation(size: int, reasons: list[str]) -> dict[str, Any]:
+    if size <= SMALL_SIDE:
+        reasons.append("augmentation: shifts of up to 2 px (no mirror: digits and letters have a direction)")
+        return {"pad_crop": 2}
+    if size <= 64:
+        reasons.append(f"augmentation: shifts of up to {size // 8} px and mirror")
+        return {"pad_crop": size // 8, "flip": True}
+    reasons.append("augmentation: random area of 35 to 100 % and mirror")
+    return {"resized_crop": 0.35, "flip": True}

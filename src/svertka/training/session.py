@@ -1,0 +1,173 @@
+"""Session: everything a training needs, made from (data, recipe, seed) alone, and the facts it leaves in the run.
+
+A fresh run measures how many epochs fit, then writes its facts (`plan.json` last). A resumed run makes the same
+session again and refuses to go on where anything differs from those facts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from svertka import progress
+from svertka.data.batches import Batches
+from svertka.data.dataset import Dataset
+from svertka.data.split import Splits, refuse_too_many_broken, split
+from svertka.data.store import open_pixels
+from svertka.errors import RunError
+from svertka.images.preprocess import Preprocess
+from svertka.models.catalog import build
+from svertka.models.network import Network
+from svertka.recipe import Recipe
+from svertka.runs.environment import environment, versions
+from svertka.runs.run import Run
+from svertka.runs.seen import digest_prefixes
+from svertka.training.budget import epochs_that_fit, measure
+
+
+@dataclass(frozen=True)
+class Session:
+    """A recipe with nothing open, its data as batches, and a freshly initialised network."""
+
+    recipe: Recipe
+    seed: int
+    device: str
+    dataset: Dataset
+    splits: Splits
+    preprocess: Preprocess
+    network: Network
+    train: Batches
+    validation: Batches
+    test: Batches
+    data_seconds: float
+
+
+def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session:
+    """Decode, divide, fit the preprocessing, build the network.
+
+    Raises:
+        DataError: too many broken images, or parts that cannot be made.
+        ModelError: a setting of the model makes no sense for it.
+    """
+    began = time.monotonic()
+    data = recipe.data
+    network = build(
+        recipe.model.name,
+        classes=len(dataset.classes),
+        in_channels=int(data.channels),
+        size=int(data.size),
+        seed=seed,
+        **recipe.model.choices(),
+    )
+    blank = Preprocess(
+        channels=int(data.channels),
+        fit=data.fit,
+        size=int(data.size),
+        store_size=int(data.store_size),
+        interpolation=data.interpolation,
+        normalization=data.normalization,
+    )
+    pixels = open_pixels(dataset, blank)
+    refuse_too_many_broken(len(dataset), pixels.broken)
+    splits = split(dataset, validation=data.validation, test=data.test, seed=seed, exclude=pixels.broken)
+    preprocess = blank.fitted(pixels[i] for i in splits.train)
+
+    def batches(part: np.ndarray[Any, np.dtype[np.int64]], training: bool) -> Batches:
+        return Batches(
+            pixels,
+            dataset.labels,
+            part,
+            preprocess,
+            batch_size=recipe.optimizer.batch_size,
+            seed=seed,
+            augment=recipe.augment if training else None,
+            shuffle=training,
+            device=device,
+        )
+
+    return Session(
+        recipe,
+        seed,
+        device,
+        dataset,
+        splits,
+        preprocess,
+        network.to(device),
+        batches(splits.train, True),
+        batches(splits.validation, False),
+        batches(splits.test, False),
+        time.monotonic() - began,
+    )
+
+
+def begin(run: Run, session: Session, seconds_left: float) -> int:
+    """Measure the pace, decide the number of epochs, write the facts of a fresh run; returns the epochs."""
+    pace = measure(session.network, session.recipe, session.train, session.validation)
+    epochs = epochs_that_fit(session.recipe, pace, seconds_left)
+    run.write_recipe(session.recipe)
+    run.write("data.json", _data_facts(session))
+    run.write("preprocess.json", session.preprocess.to_dict())
+    run.write("environment.json", environment())
+    plan = {"epochs": epochs, "epoch_seconds_measured": round(pace.epoch, 4), **_bits_depend_on(session)}
+    run.write("plan.json", plan)
+    return epochs
+
+
+def verify(run: Run, session: Session) -> int:
+    """Check that a started run would go on with the same bits; returns its number of epochs.
+
+    Raises:
+        RunError: data, versions, threads or device differ; all differences in one message.
+    """
+    plan, data = run.plan, run.data
+    now: dict[str, Any] = {**_bits_depend_on(session), "data": _data_that_must_stay(session)}
+    then = {**plan, "data": {key: data[key] for key in now["data"]}}
+    differences = [f"{name} was {_short(then.get(name))}, is {_short(value)}" for name, value in now.items()
+                   if then.get(name) != value]  # fmt: skip
+    if session.preprocess.to_dict() != run.preprocess.to_dict():
+        differences.append("the fitted preprocessing differs")
+    if differences:
+        raise RunError(
+            f"{run.path} cannot be resumed with the same bits: " + "; ".join(differences) + ". "
+            "Restore what it was, or start a new run with another --out."
+        )
+    if run.history:
+        progress.say(f"going on after epoch {len(run.history)} of {plan['epochs']}")
+    return int(plan["epochs"])
+
+
+def _data_that_must_stay(session: Session) -> dict[str, Any]:
+    """What of the data must be the same when a run goes on."""
+    parts = {name: getattr(session.splits, name).tolist() for name in ("train", "validation", "test")}
+    return {"fingerprint": session.dataset.fingerprint, "classes": list(session.dataset.classes), "parts": parts}
+
+
+def _data_facts(session: Session) -> dict[str, Any]:
+    dataset, splits = session.dataset, session.splits
+    seen = np.concatenate([splits.train, splits.validation])
+    return {
+        "name": dataset.name,
+        **_data_that_must_stay(session),
+        "origin": splits.origin,
+        "notes": list(dataset.notes),
+        "seen": sorted(set(digest_prefixes(dataset.digests[seen]))),
+    }
+
+
+def _bits_depend_on(session: Session) -> dict[str, Any]:
+    return {
+        "seed": session.seed,
+        "device": session.device,
+        "engine": "torch eager",
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 160 else text[:150] + " …"
