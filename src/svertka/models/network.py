@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from svertka.errors import ModelError
@@ -43,16 +44,28 @@ class Network(nn.Module):
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.head = head
+        self.init = "torch"  # the initialisation that a new last layer starts from
+        self.sides: tuple[int, int | None] = (1, None)  # smallest and largest input side in pixels
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Tensor:
-        """All before the head: (n, c, h, w) images to (n, d, i, j) maps (for `linear`, `mlp`: the images)."""
+        """All before the head: (n, c, h, w) images to (n, d, i, j) maps (for `linear`, `mlp`: the images).
+
+        Raises:
+            ModelError: the images are too small for this network, or not of the one size it was built for.
+        """
+        self._check_sides(x)
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
         return x
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Tensor | Outputs:
-        """Logits (n, k); in training, `Outputs` if a stage has an auxiliary classifier."""
+        """Logits (n, k); in training, `Outputs` if a stage has an auxiliary classifier.
+
+        Raises:
+            ModelError: as `features`.
+        """
+        self._check_sides(x)
         x = self.stem(x)
         auxiliary = []
         for stage in self.stages:
@@ -62,20 +75,37 @@ class Network(nn.Module):
         logits = self.head(x)
         return Outputs(logits, tuple(auxiliary)) if auxiliary else logits
 
+    def _check_sides(self, x: Tensor) -> None:
+        smallest, largest = self.sides
+        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+            return  # sizes are symbols there
+        height, width = x.shape[-2:]
+        if min(height, width) < smallest or (largest is not None and max(height, width) > largest):
+            wanted = f"at least {smallest}" if largest is None else f"exactly {largest}"
+            raise ModelError(
+                f"this network takes images of {wanted} pixels a side; got {height} × {width}. "
+                "Resize the images, or build the network for their size."
+            )
 
-def last_layer(network: Network) -> tuple[nn.Module, str, nn.Module]:
+
+def last_layer(network: Network) -> tuple[nn.Module, str, nn.Linear | nn.Conv2d]:
     """The layer that a new task replaces: (the module that holds it, its name there, the layer).
 
     Raises:
         ModelError: the head has no linear or convolution layer.
     """
+    return last_layer_of(network.head)
+
+
+def last_layer_of(classifier: nn.Module) -> tuple[nn.Module, str, nn.Linear | nn.Conv2d]:
+    """The same for any classifier, such as an auxiliary one."""
     found = [
         (name, module)
-        for name, module in network.head.named_modules()
+        for name, module in classifier.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
     if not found:
         raise ModelError("the head has no Linear or Conv2d layer that a new task could replace.")
     name, layer = found[-1]
     parent, _, child = name.rpartition(".")
-    return network.head.get_submodule(parent), child, layer
+    return classifier.get_submodule(parent), child, layer
