@@ -29,7 +29,7 @@ class Maxout(nn.Module):
         self.pieces = pieces
 
     def forward(self, x: Float[Tensor, "n d *s"]) -> Float[Tensor, "n c *s"]:
-        return x.unflatten(1, (-1, self.pieces)).amax(2)
+        return torch.unflatten(x, 1, (-1, self.pieces)).amax(2)
 
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}"

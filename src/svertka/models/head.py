@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from svertka.errors import ModelError
@@ -11,10 +12,10 @@ from svertka.randomness import torch_generator
 
 
 def replace_head(network: Network, classes: int, *, seed: int = 0) -> Network:
-    """Put a new last layer for so many classes into the network, in place, and return the network.
+    """Give the last layer of the head new weights for so many classes; returns the same network, changed.
 
-    The layer starts as the network's own initialisation (`network.init`) says; the last layers of auxiliary
-    classifiers are replaced too. Dtype, device and training mode stay.
+    They start as the network's own initialisation (`network.init`) says; the last layers of auxiliary
+    classifiers change too. Dtype, device and training mode stay.
 
     Raises:
         ModelError: `classes` is not positive, or the head has no layer to replace.
@@ -24,17 +25,15 @@ def replace_head(network: Network, classes: int, *, seed: int = 0) -> Network:
     auxiliary = [stage.classifier for stage in network.stages if isinstance(stage, AuxiliaryStage)]
     generator = torch_generator(seed, "init", "head")
     for classifier in (network.head, *auxiliary):
-        holder, name, old = last_layer_of(classifier)
-        kept = {"bias": old.bias is not None, "device": old.weight.device, "dtype": old.weight.dtype}
-        new: nn.Linear | nn.Conv2d
-        if isinstance(old, nn.Linear):
-            new = nn.Linear(old.in_features, classes, device="meta", bias=old.bias is not None)
+        layer = last_layer_of(classifier)[2]
+        place = layer.weight.device, layer.weight.dtype
+        layer.weight = nn.Parameter(torch.empty(classes, *layer.weight.shape[1:]))
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(torch.empty(classes))
+        if isinstance(layer, nn.Linear):
+            layer.out_features = classes
         else:
-            new = nn.Conv2d(
-                old.in_channels, classes, old.kernel_size, old.stride, old.padding, device="meta",
-                bias=old.bias is not None,
-            )  # fmt: skip
-        new = new.to_empty(device="cpu")
-        initialize_layer(new, scheme(network.init), generator, 1.0, last=True)
-        setattr(holder, name, new.to(kept["device"], kept["dtype"]).train(old.training))
+            layer.out_channels = classes
+        initialize_layer(layer, scheme(network.init), generator, 1.0, last=True)
+        layer.to(*place)
     return network

@@ -64,8 +64,8 @@ def _orthogonal(weight: Tensor, g: torch.Generator, gain: float) -> None:
 def _random_walk(weight: Tensor, g: torch.Generator, gain: float) -> None:
     """Kaiming's with the correction for finite width that keeps log ‖gradient‖ in place on average.
 
-    Sussillo & Abbott 2014, eq. 6 and 7: √2 · exp(1.2 / (max(N, 6) − 2.4)) for ReLU, exp(1 / 2N) for linear units;
-    other activations take the latter times their gain.
+    Sussillo & Abbott 2014: √2 · exp(1.2 / (max(N, 6) − 2.4)) for ReLU, exp(1 / 2N) for linear units; other
+    activations take the latter times their gain.
     """
     fan = _fan(weight, "fan_in")
     relu = math.isclose(gain, RELU, rel_tol=1e-3)
@@ -77,9 +77,9 @@ def _identity(weight: Tensor, g: torch.Generator, _: float) -> None:
     """The first outputs copy the inputs (centre of the kernel); outputs beyond the inputs start random."""
     _TORCH(weight, g, 1.0)
     copies = min(weight.shape[:2])
-    centre = tuple(side // 2 for side in weight.shape[2:])
+    centre = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] if weight.ndim == 4 else weight
     weight[:copies] = 0
-    weight[(range(copies), range(copies), *centre)] = 1
+    centre[:copies, :copies] = torch.eye(copies)
 
 
 def _zeros(weight: Tensor, g: torch.Generator, _: float) -> None:
@@ -92,16 +92,20 @@ _FAN_IN, _FAN_OUT = _kaiming("fan_in", RELU), _kaiming("fan_out", RELU)
 
 @dataclass(frozen=True)
 class Scheme:
-    """The rule for convolutions, for linear layers, and for the last layer of the head (None: as its kind)."""
+    """The rules for convolutions, for linear layers, and for the last layer of the head (None: as its kind).
+
+    `per_group`: each group of a convolution is a matrix of its own to the rule.
+    """
 
     convolution: Rule
     linear: Rule
     last: Rule | None = None
     zero_biases: bool = True  # else uniform in ±1/√fan_in, as in torch.nn
+    per_group: bool = False
 
 
-def _everywhere(rule: Rule, last: Rule | None = None) -> Scheme:
-    return Scheme(rule, rule, last)
+def _everywhere(rule: Rule, last: Rule | None = None, *, per_group: bool = False) -> Scheme:
+    return Scheme(rule, rule, last, per_group=per_group)
 
 
 _LECUN = _kaiming("fan_in", 1.0)  # std = 1/√fan_in (LeCun et al. 1998, Efficient BackProp, eq. 16)
@@ -116,11 +120,11 @@ INITS: dict[str, Scheme] = {
     "lecun": _everywhere(_LECUN),
     "kaiming": _everywhere(_kaiming("fan_in"), last=_LECUN),
     "kaiming_fan_out": _everywhere(_kaiming("fan_out"), last=_LECUN),
-    "orthogonal": _everywhere(_orthogonal),
+    "orthogonal": _everywhere(_orthogonal, lambda w, g, _: _orthogonal(w, g, 1.0), per_group=True),
     "random_walk": _everywhere(_random_walk, last=_LECUN),
-    "identity": _everywhere(_identity, last=_TORCH),
+    "identity": _everywhere(_identity, _TORCH, per_group=True),
     "fixup": Scheme(_FAN_OUT, _FAN_OUT, last=_zeros),
-    "lsuv": _everywhere(lambda w, g, _: _orthogonal(w, g, 1.0)),  # Mishkin & Matas 2016
+    "lsuv": _everywhere(lambda w, g, _: _orthogonal(w, g, 1.0), per_group=True),  # Mishkin & Matas 2016
     "krahenbuhl": _everywhere(_normal(1.0)),  # Krähenbühl et al. 2016; data gives the scale
     # reference implementations
     "resnet": Scheme(_FAN_OUT, _TORCH, zero_biases=False),
@@ -161,7 +165,7 @@ def initialize(network: Network, name: str, generator: torch.Generator, activati
         if isinstance(module, Layer):
             initialize_layer(module, chosen, generator, factor, last=module is last)
         elif hasattr(module, "reset_parameters"):
-            module.reset_parameters()  # norms, slopes and scalars start from constants
+            module.reset_parameters()  # type: ignore[operator]  # norms, slopes and scalars start from constants
         elif module._parameters or module._buffers:
             raise TypeError(f"{type(module).__name__} has parameters, so it needs a method reset_parameters.")
     if name == "fixup":
@@ -176,7 +180,9 @@ def initialize_layer(
     rule = chosen.convolution if isinstance(layer, nn.Conv2d) else chosen.linear
     if last and chosen.last is not None:
         rule = chosen.last
-    rule(layer.weight, generator, gain)
+    groups = layer.groups if chosen.per_group and isinstance(layer, nn.Conv2d) else 1
+    for weight in layer.weight.chunk(groups):
+        rule(weight, generator, gain)
     if layer.bias is not None:
         bound = 0.0 if chosen.zero_biases else 1 / math.sqrt(_fan(layer.weight, "fan_in"))
         nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
@@ -186,10 +192,11 @@ def initialize_layer(
 def initialize_with_data(network: Network, images: Float[Tensor, "n c h w"], method: str) -> None:
     """Scale each layer, in the order they run, so that its outputs on these images have variance 1.
 
-    `lsuv`: one factor a layer (Mishkin & Matas 2016, algorithm 1; outputs are linear in the weights, so that one
-    division reaches the unit variance exactly). `krahenbuhl`: one factor a channel, and the bias that makes the
-    mean zero (Krähenbühl et al. 2016, algorithm 1; its second step, equal rates of change between layers, is for
-    chains only and left out). Layers without bias are only scaled; channels that do not vary stay as they are.
+    `lsuv`: one factor a layer (Mishkin & Matas 2016, algorithm 1; outputs are linear in the weights, so one
+    division reaches the unit variance exactly). `krahenbuhl`: one factor a channel, and the bias that makes
+    the mean zero (Krähenbühl et al. 2016, algorithm 1; its second step, equal rates of change of layers, is
+    for chains only and left out). Layers without bias are only scaled; channels that do not vary stay as
+    they are.
 
     Raises:
         OptionError: `method` is not one that uses data.
@@ -265,6 +272,6 @@ def _fixup(network: Network) -> None:
 
 
 def _fan(weight: Tensor, mode: str) -> int:
-    """Inputs (or outputs) that one unit is connected to; groups are not looked at for fan_out, as in torch."""
+    """Inputs (or outputs) one unit is connected to; groups are not looked at for fan_out, as in torch."""
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
     return int(fan_in if mode == "fan_in" else fan_out)

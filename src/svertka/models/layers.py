@@ -1,7 +1,7 @@
 """What all families are built from: the options a user may choose, and the blocks that obey them.
 
 `Options` is what a builder is asked for. `Blocks` makes convolution–normalisation–activation units of one
-kind, `Residual` adds a branch to its input, `pooled_head` classifies. Modules register their parameters in
+kind, `Residual` adds a branch to its input, `Parallel` lays branches side by side, `pooled_head` classifies. Modules register their parameters in
 the order of torchvision's models, so that state dicts of the two match entry by entry.
 """
 
@@ -61,9 +61,9 @@ class Blocks:
         act: bool = True,
         bias: bool | None = None,
     ) -> nn.Sequential:
-        """Convolution, normalisation, activation (unless `act` is false): (n, inputs, h, w) to `outputs` maps.
+        """Convolution, normalisation, activation (if `act`): (n, inputs, h, w) to (n, outputs, i, j).
 
-        `padding` None keeps the size at stride 1 (odd kernels); `bias` None: only where no normalisation follows.
+        `padding` None keeps the size at stride 1 (odd kernels); `bias` None: where no normalisation follows.
         """
         wide = outputs * widening(self.activation) if act else outputs
         norm = self.normalize(wide)
@@ -97,8 +97,8 @@ class Blocks:
 class Residual(nn.Module):
     """y = act(branch(x) + shortcut(x)) (He et al. 2015, eq. 1 and 2).
 
-    `drop` is the probability that a whole branch is left out for an image in training (stochastic depth, Huang
-    et al. 2016); `module.drop.p` may be changed later.
+    `drop` is the probability that a whole branch is left out for an image in training (stochastic depth,
+    Huang et al. 2016); `module.drop.p` may be changed later.
     """
 
     def __init__(
@@ -116,6 +116,17 @@ class Residual(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         return self.act(self.drop(self.branch(x)) + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class Parallel(nn.Module):
+    """y = the outputs of all branches on the same x, one after the other along the channels."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
+        return torch.cat([branch(x) for branch in self.branches], 1)
 
 
 class Shift(nn.Module):

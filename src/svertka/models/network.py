@@ -77,7 +77,7 @@ class Network(nn.Module):
 
     def _check_sides(self, x: Tensor) -> None:
         smallest, largest = self.sides
-        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
             return  # sizes are symbols there
         height, width = x.shape[-2:]
         if min(height, width) < smallest or (largest is not None and max(height, width) > largest):
