@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +64,21 @@ class Dataset:
 
     def image(self, index: int) -> Path | NDArray[np.uint8]:
         """What item `index` is: the path of its file, or its pixels (h, w) or (h, w, 3)."""
-        item: Any = self.images[index]
-        return item if self.root is None else self.root / item
+        if isinstance(self.images, np.ndarray):
+            pixels: NDArray[np.uint8] = self.images[index]
+            return pixels
+        return (self.root or Path()) / self.images[index]
 
     def title(self, index: int) -> str:
         """How to name item `index` to the user: its path, or its row."""
-        return f"row {index} of {self.name}" if self.root is None else str(self.image(index))
+        if self.root is None:
+            return f"row {index} of {self.name}"
+        return str(self.image(index)).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+
+
+def new_digest() -> hashlib.blake2b:
+    """An empty digest of 16 bytes, to be fed with content."""
+    return hashlib.blake2b(digest_size=16)
 
 
 def content_digest(content: bytes) -> bytes:
