@@ -1,8 +1,17 @@
-"""Every error a user can meet, as one tree.
+"""Every error a user can meet, as one tree (drawn at its root, `SvertkaError`).
 
 A message says what was expected, what came (value, shape or path) and what to do next; all problems of
 one input stand in one message. The command line prints the message without a traceback and ends with
 `exit_code`: 2 for wrong usage (an option, a path, the data given), 1 for work that failed.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class SvertkaError(Exception):
+    """Root of all errors meant for the user. `exit_code` is what the command line ends with.
 
     SvertkaError
     ├── UsageError              exit 2: what the user gave cannot be used
@@ -16,15 +25,7 @@ one input stand in one message. The command line prints the message without a tr
     ├── WeightsError            a file of weights is damaged, hostile or does not fit
     ├── TrainingError           training cannot go on (loss not finite, out of memory)
     └── Interrupted             the user stopped the work; what was done is kept
-"""
-
-from collections.abc import Iterable
-from difflib import get_close_matches
-from typing import ClassVar
-
-
-class SvertkaError(Exception):
-    """Root of all errors meant for the user. `exit_code` is what the command line ends with."""
+    """
 
     exit_code: ClassVar[int] = 1
 

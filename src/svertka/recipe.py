@@ -45,7 +45,7 @@ class Data(Settings):
         "auto", description="short side of stored pixels; auto: 256/224 of size, or size itself up to 64"
     )
     validation: float = Field(0.15, gt=0, lt=0.9, description="share carved for validation, if none is declared")
-    test: float = Field(0.15, gt=0, lt=0.9, description="share carved for the test set, if none is declared")
+    test: float = Field(0.15, ge=0, lt=0.9, description="share carved for the test set, if none is declared; 0: no test")
 
 
 class Augment(Settings):

@@ -49,7 +49,7 @@ def evaluate(
     classes = classifiers[0].classes
     if any(classifier.classes != classes for classifier in classifiers):
         raise OptionError("the runs have different classes; only runs of the same classes can be evaluated together.")
-    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    dataset = data if isinstance(data, Dataset) else open_dataset(data, training=False)
     labels = _labels(dataset, classes)
     indices, left_out = _unseen(opened, dataset)
     broken: set[int] = set()

@@ -58,7 +58,7 @@ def split(
 
     Args:
         validation, test: shares to carve, of the images that are carved from; each is used only where the
-            table above says "carved". A class gets that share of its images to within one image (groups of
+            table above says "carved"; no test set is carved for `test=0`. A class gets that share of its images to within one image (groups of
             several images: as near as whole groups allow).
         seed: the one seed of the run.
         exclude: indices that go nowhere (images that cannot be decoded).
@@ -73,12 +73,11 @@ def split(
     present = {code for code in range(len(PARTS)) if bool((declared == code).any())}
     _check(dataset, present, validation, test)
     part = np.where(declared == UNDECLARED, TRAIN, declared)
-    notes = []
     if present in ({TRAIN, VALIDATION}, {TRAIN, TEST}):
         (other,) = present - {TRAIN}
         part[declared == other] = TEST
         carved = _carve(dataset, np.flatnonzero(usable & (part == TRAIN)), validation, 0.0, seed)
-        origins = _origins(f"declared as {PARTS[other]}", f"carved: {validation:.0%} of train", "declared")
+        origins = _origins(f"declared as {PARTS[other]}", f"carved: {validation:.0%} of train", "declared, the rest")
     elif present == {TRAIN, VALIDATION, TEST}:
         carved = np.full(len(dataset), TRAIN, np.int8)
         origins = _origins("declared", "declared", "declared")
@@ -89,10 +88,10 @@ def split(
             f"carved: {test:.0%} of {whole}", f"carved: {validation:.0%} of {whole}", "the rest"
         )
     part = np.where(part == TRAIN, carved, part)
-    notes += _leaks(dataset, part, usable)
-    found = [np.flatnonzero(usable & (part == code)) for code in range(len(PARTS))]
-    _check_parts(dataset, found)
-    return Splits(*found, origins=origins, notes=tuple(notes))
+    notes = _leaks(dataset, part, usable)
+    found = [np.flatnonzero(usable & (part == code)).astype(np.int64) for code in range(len(PARTS))]
+    _check_parts(dataset, found, may_be_empty={"test"} if test == 0 else set())
+    return Splits(found[TRAIN], found[VALIDATION], found[TEST], origins, tuple(notes))
 
 
 def refuse_too_many_broken(total: int, broken: dict[int, str]) -> None:
@@ -119,7 +118,7 @@ def _origins(test: str, validation: str, train: str) -> dict[Part, str]:
 
 def _check(dataset: Dataset, present: set[int], validation: float, test: float) -> None:
     for name, share in (("validation", validation), ("test", test)):
-        if not 0 < share < 1:
+        if not 0 <= share < 1 or (name == "validation" and share == 0):
             raise OptionError(
                 f"data.{name} is the share of images to carve: expected 0 < share < 1, got {share}."
             )
@@ -209,7 +208,7 @@ def _cut(stratum: Indices, size: Indices, test: Indices, validation: Indices) ->
 def _keep_every_class(
     code: NDArray[np.int8], group: Indices, labels: Indices, lot: NDArray[np.uint64]
 ) -> None:
-    """Return a group to train for each class that has lost all its images to other parts (mixed groups only)."""
+    """Return a group to train for each class that lost all its images (only mixed groups can do that)."""
     for label in np.setdiff1d(labels, labels[code[group] == TRAIN]):
         groups = np.unique(group[labels == label])
         if not (code[groups] == TRAIN).any():
@@ -242,10 +241,10 @@ def _leaks(dataset: Dataset, part: NDArray[np.int8], usable: NDArray[np.bool_]) 
     return notes
 
 
-def _check_parts(dataset: Dataset, found: list[Indices]) -> None:
+def _check_parts(dataset: Dataset, found: list[Indices], may_be_empty: set[str]) -> None:
     problems = []
     for part, indices in zip(PARTS, found, strict=True):
-        if not len(indices):
+        if not len(indices) and part not in may_be_empty:
             more = "" if part == "train" else f", or raise data.{part}"
             problems.append(f"the {part} part would be empty; add images{more}.")
     lacking = np.setdiff1d(dataset.labels, dataset.labels[found[TRAIN]])

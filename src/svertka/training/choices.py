@@ -9,6 +9,7 @@ from svertka.models import catalog
 from svertka.recipe import Recipe
 
 SMALL_SIDE = 32  # px: up to here an image is a digit or a thumbnail, and LeNet-5 fits
+ENLARGED_BELOW = 24  # px: smaller images are enlarged to SMALL_SIDE
 STORE_MARGIN = 256 / 224  # stored short side to input size, for photos
 PHOTO_SIZE = 128  # px: photos from scratch; a third of the work of 224 px
 
@@ -46,7 +47,7 @@ def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
 
 def _size(row: catalog.Row, facts: Survey) -> int:
     if facts.median_side <= SMALL_SIDE:
-        return max(SMALL_SIDE, row.smallest)
+        return max(facts.median_side if facts.median_side >= ENLARGED_BELOW else SMALL_SIDE, row.smallest)
     if facts.median_side <= 64:
         return max(64, row.smallest)
     return max(PHOTO_SIZE, row.smallest)

@@ -74,6 +74,8 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
     pixels = open_pixels(dataset, blank)
     refuse_too_many_broken(len(dataset), pixels.broken)
     splits = split(dataset, validation=data.validation, test=data.test, seed=seed, exclude=pixels.broken)
+    for sentence in (*splits.notes, splits.account()):
+        progress.say(sentence)
     preprocess = blank.fitted(pixels[i] for i in splits.train)
 
     def batches(part: np.ndarray[Any, np.dtype[np.int64]], training: bool) -> Batches:
@@ -152,8 +154,8 @@ def _data_facts(session: Session) -> dict[str, Any]:
     return {
         "name": dataset.name,
         **_data_that_must_stay(session),
-        "origin": splits.origin,
-        "notes": list(dataset.notes),
+        "origin": splits.account(),
+        "notes": [*dataset.notes, *splits.notes],
         "seen": sorted(set(digest_prefixes(dataset.digests[seen]))),
     }
 

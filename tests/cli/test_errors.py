@@ -1,0 +1,96 @@
+"""A user's mistakes: a clear message, no traceback, exit code 2, and no run left behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def images(folder: Path, number: int, seed: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng([seed, *folder.name.encode()])
+    for index in range(number):
+        Image.fromarray(generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        images(tmp_path / "data" / name, 8)
+    return tmp_path / "data"
+
+
+def refused(answer, message: str) -> None:
+    assert answer.code == 2, answer.err
+    assert re.search(message, answer.err, re.DOTALL), answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+
+
+def test_no_such_data(svertka_command, tmp_path: Path) -> None:
+    refused(svertka_command("train", tmp_path / "nowhere", "--out", tmp_path / "run"), "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_is_almost_built_in(svertka_command, tmp_path: Path) -> None:
+    refused(svertka_command("train", "digit", "--out", tmp_path / "run"), "did you mean 'digits'")
+
+
+def test_a_typo_in_a_setting(svertka_command, data: Path, tmp_path: Path) -> None:
+    answer = svertka_command("train", data, "--set", "optimzer.learning_rate=1", "--out", tmp_path / "run")
+    refused(answer, "'optimzer'.*did you mean 'optimizer'")
+
+
+def test_an_empty_class(svertka_command, data: Path, tmp_path: Path) -> None:
+    (data / "bird").mkdir()
+    refused(svertka_command("train", data, "--out", tmp_path / "run"), "bird")
+
+
+def test_one_class_only(svertka_command, tmp_path: Path) -> None:
+    images(tmp_path / "data" / "cat", 8)
+    refused(svertka_command("train", tmp_path / "data", "--out", tmp_path / "run"), "only one, 'cat'")
+
+
+def test_a_manifest_without_the_column(svertka_command, data: Path, tmp_path: Path) -> None:
+    manifest = data / "table.csv"
+    manifest.write_text("path,klass\ncat/0.png,cat\n")
+    refused(svertka_command("train", manifest, "--out", tmp_path / "run"), "label.*klass")
+
+
+def test_a_label_seen_only_in_test(svertka_command, tmp_path: Path) -> None:
+    for part, names in (("train", ("cat", "dog")), ("test", ("cat", "bird"))):
+        for name in names:
+            images(tmp_path / "data" / part / name, 6, seed=len(part))
+    refused(svertka_command("train", tmp_path / "data", "--out", tmp_path / "run"), "bird.*only in test")
+
+
+def test_an_unknown_model(svertka_command, data: Path, tmp_path: Path) -> None:
+    refused(svertka_command("train", data, "--model", "resnet19", "--out", tmp_path / "run"), "did you mean 'resnet18'")
+
+
+def test_an_out_that_exists(svertka_command, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep")
+    refused(svertka_command("train", data, "--out", tmp_path / "run"), "exists. Name another --out, or add --resume")
+    refused(svertka_command("train", data, "--out", tmp_path / "run", "--resume"), "not a run: it holds mine.txt")
+    assert (tmp_path / "run" / "mine.txt").read_text() == "keep"
+
+
+def test_an_unknown_option_names_the_nearest(svertka_command, data: Path) -> None:
+    refused(svertka_command("train", data, "--epoch", "3"), "--epochs")
+
+
+def test_a_run_that_is_none(svertka_command, tmp_path: Path) -> None:
+    refused(svertka_command("predict", tmp_path / "nowhere", "x.png"), "no run at")
+    refused(svertka_command("evaluate", tmp_path, "digits"), "not a run: it has no recipe.toml")
+    refused(svertka_command("evaluate", tmp_path), "expected RUN… DATA")
+
+
+def test_too_many_broken_images(svertka_command, data: Path, tmp_path: Path) -> None:
+    for index in range(4):
+        (data / "cat" / f"{index}.png").write_bytes(b"no image")
+    refused(svertka_command("train", data, "--out", tmp_path / "run"), "4 of 16.*0.png")
