@@ -139,8 +139,7 @@ def _images_below(root: Path, top: str, seen: set[tuple[int, int]], left: _Lefto
     """Sorted paths, relative to `root`, of the images in `top` and below; no folder is entered twice."""
     found = []
     waiting = [top]
-    while waiting:
-        folder = waiting.pop()
+    for folder in waiting:  # grows while it is walked
         full = os.path.join(root, folder)
         identity = _identity(full)
         if identity in seen:

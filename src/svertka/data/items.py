@@ -276,4 +276,4 @@ def _natural_key(name: str) -> tuple[Any, ...]:
     for place in range(1, len(pieces), 2):
         digits = pieces[place].lstrip("0")
         pieces[place] = (len(digits), digits)
-    return (*pieces, name)
+    return tuple(pieces), name

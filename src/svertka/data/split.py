@@ -58,8 +58,8 @@ def split(
 
     Args:
         validation, test: shares to carve, of the images that are carved from; each is used only where the
-            table above says "carved"; no test set is carved for `test=0`. A class gets that share of its images to within one image (groups of
-            several images: as near as whole groups allow).
+            table above says "carved". A class gets that share of its images to within one image (groups of
+            several images: as near as whole groups allow). With `test=0` no test set is carved.
         seed: the one seed of the run.
         exclude: indices that go nowhere (images that cannot be decoded).
 
@@ -77,16 +77,17 @@ def split(
         (other,) = present - {TRAIN}
         part[declared == other] = TEST
         carved = _carve(dataset, np.flatnonzero(usable & (part == TRAIN)), validation, 0.0, seed)
-        origins = _origins(f"declared as {PARTS[other]}", f"carved: {validation:.0%} of train", "declared, the rest")
+        origins = _origins(
+            f"declared as {PARTS[other]}", f"carved: {validation:.0%} of train", "declared, the rest"
+        )
     elif present == {TRAIN, VALIDATION, TEST}:
         carved = np.full(len(dataset), TRAIN, np.int8)
         origins = _origins("declared", "declared", "declared")
     else:
         carved = _carve(dataset, np.flatnonzero(usable), validation, test, seed)
         whole = "train" if present else "all images"
-        origins = _origins(
-            f"carved: {test:.0%} of {whole}", f"carved: {validation:.0%} of {whole}", "the rest"
-        )
+        tested = f"carved: {test:.0%} of {whole}" if test else "none wanted"
+        origins = _origins(tested, f"carved: {validation:.0%} of {whole}", "the rest")
     part = np.where(part == TRAIN, carved, part)
     notes = _leaks(dataset, part, usable)
     found = [np.flatnonzero(usable & (part == code)).astype(np.int64) for code in range(len(PARTS))]
