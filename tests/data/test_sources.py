@@ -218,7 +218,8 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch, name, message):
 
 def test_manifest_with_byte_order_mark_quotes_numbers_and_other_columns(tmp_path):
     picture(tmp_path / "in, out.png", 9)
-    text = 'Path, Label ,split,size\n0.png,10,train,3\n"1.png",9,Train,3\n\n"in, out.png", 9 ,VAL,3\n2.png,10,test,3\n'
+    rows = ["Path, Label ,split,size", "0.png,10,train,3", '"1.png",9,Train,3', "", '"in, out.png", 9 ,VAL,3']
+    text = "\n".join([*rows, "2.png,10,test,3"])
     dataset = open_dataset(manifest(tmp_path, b"\xef\xbb\xbf" + text.encode()))
     assert listed(dataset) == [
         ("0.png", "10", "train"),
