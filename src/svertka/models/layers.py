@@ -1,8 +1,9 @@
 """What all families are built from: the options a user may choose, and the blocks that obey them.
 
 `Options` is what a builder is asked for. `Blocks` makes convolution–normalisation–activation units of one
-kind, `Residual` adds a branch to its input, `Parallel` lays branches side by side, `pooled_head` classifies. Modules register their parameters in
-the order of torchvision's models, so that state dicts of the two match entry by entry.
+kind, `Residual` adds a branch to its input, `Parallel` lays branches side by side, `pooled_head` classifies.
+Modules register their parameters in the order of torchvision's models, so that state dicts of the two match
+entry by entry.
 """
 
 from __future__ import annotations
