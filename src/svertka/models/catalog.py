@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from svertka.errors import ModelError, nearest
+from svertka.errors import ModelError, OptionError, nearest
 from svertka.models.alexnet import AlexNetPlan, alexnet
 from svertka.models.densenet import DenseNetPlan, densenet
 from svertka.models.efficientnet import EfficientNetPlan, efficientnet
@@ -30,6 +30,7 @@ from svertka.models.rows import Family, Row, options
 from svertka.models.shufflenet import ShuffleNetPlan, shufflenet
 from svertka.models.squeezenet import SqueezeNetPlan, squeezenet
 from svertka.models.vgg import VGGPlan, vgg
+from svertka.progress import say
 from svertka.randomness import torch_generator
 
 _NO_MAXOUT_AFTER_SUM = (
@@ -279,10 +280,12 @@ def build(
 
     `size` is the side of the input in pixels. The same arguments give the same bits; the global random
     state is not touched. After `init` "lsuv" or "krahenbuhl" call `initialization.initialize_with_data`.
+    `weights` is a name, a hub address or a path (see `weights.py`); what they lack starts as without them.
 
     Raises:
         ModelError: an unknown name, unknown weights, or an input too small.
         OptionError: an option that this architecture refuses, with the reason.
+        DownloadError, WeightsError: the weights cannot be had, or do not fit.
     """
     row = find(name)
     chosen = options(
@@ -295,12 +298,15 @@ def build(
         init=init,
         dropout=dropout,
     )
-    if weights not in (None, "none"):
-        raise ModelError(
-            f"there are no weights {weights!r} for {name}; give weights='none' to start from scratch."
-        )
+    weights = None if weights == "none" else weights
+    if weights and init:
+        raise OptionError(f"init {init!r} does nothing beside weights {weights!r}; give one of the two.")
     network = skeleton(row, chosen).to_empty(device="cpu")
     initialize(network, chosen.init, torch_generator(seed, "init"), chosen.activation)
+    if weights:
+        from svertka.models.weights import load  # which itself looks up rows here
+
+        say(load(network, name, weights))
     return network
 
 
