@@ -60,7 +60,7 @@ def test_the_smallest_input_works_and_a_smaller_one_does_not(name):
     network = skeleton(row, options(row, size=row.smallest)).eval()
     image = torch.empty(1, row.channels, row.smallest, row.smallest, device="meta")
     assert network(image).shape == (1, row.family.classes)
-    with pytest.raises(ModelError, match="exactly|at least"):
+    with pytest.raises(ModelError, match=r"exactly|at least"):
         network(image[:, :, 1:])
     with pytest.raises(ModelError, match=f"smallest input that works is {row.smallest} × {row.smallest}"):
         options(row, size=row.smallest - 1)
@@ -99,9 +99,9 @@ def test_unknown_names_are_refused():
         build("resnet18", norm="bach")
     with pytest.raises(OptionError, match=r"activation 'relux'.* init 'kaimin'.*'kaiming'"):
         build("resnet18", activation="relux", init="kaimin")
-    with pytest.raises(OptionError, match="dropout is a probability.*got 1"):
+    with pytest.raises(OptionError, match=r"dropout is a probability.*got 1"):
         build("resnet18", dropout=1.0)
-    with pytest.raises(ModelError, match="at least one class.*classes=0"):
+    with pytest.raises(ModelError, match=r"at least one class.*classes=0"):
         build("resnet18", classes=0)
 
 
