@@ -107,7 +107,7 @@ def make_room(needed: int) -> None:
         )
     if _free() < needed + SPARE_BYTES:
         raise StoreError(
-            f"{must} the disk of {cache_folder()} has only {gigabytes(_free())} free; free some space, or set "
+            f"{must} the disk of {cache_folder()} has only {gigabytes(_free())} free; free some, or set "
             "SVERTKA_CACHE to a folder on a larger disk."
         )
 

@@ -22,12 +22,19 @@ def cores() -> int:
 
 
 def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], *, group: int = 1
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    group: int = 1,
+    ahead: int | None = None,
 ) -> Iterator[Result]:
     """`map(function, items)` in the threads of `pool`; a task takes `group` items, to spare overhead.
 
-    A few groups are under way at a time. When the reader stops early those not begun are dropped.
+    At most `ahead` groups are under way or wait for the reader (default: a few for every core). When the
+    reader stops early those not begun are dropped.
     """
+    ahead = 2 * cores() + 2 if ahead is None else ahead
 
     def work(start: int) -> list[Result]:
         return [function(item) for item in items[start : start + group]]
@@ -37,10 +44,19 @@ def in_order(
     try:
         for start in starts:
             pending.append(pool.submit(work, start))
-            if len(pending) > 2 * cores() + 2:
+            if len(pending) > ahead:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
     finally:
         for future in pending:
             future.cancel()
+
+
+def for_each(
+    pool: ThreadPoolExecutor, function: Callable[[int], None], count: int, *, least: int = 1
+) -> None:
+    """Call `function` with 0 … count - 1 in the threads of `pool`, at least `least` of them a task."""
+    group = max(least, -(-count // (4 * cores())))
+    for _ in in_order(pool, function, range(count), group=group):
+        pass

@@ -15,7 +15,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -81,24 +81,55 @@ class Pixels:
         count = height * width * self.channels
         return self.data[start : start + count].reshape(height, width, self.channels)
 
-    def uniform_array(self) -> NDArray[np.uint8] | None:
-        """All images as one array (n, h, w, c) without a copy.
-
-        None if they differ in size, or if some are broken or share one entry.
-        """
-        shape = self.common_shape()
-        if shape is None or not np.array_equal(
-            self.starts, np.arange(len(self)) * _bytes(shape, self.channels)
-        ):
-            return None
-        return self.data[: len(self) * _bytes(shape, self.channels)].reshape(len(self), *shape, self.channels)
-
+    @cached_property
     def common_shape(self) -> tuple[int, int] | None:
         """The (h, w) that all images but the broken ones have, else None."""
         whole = self.shapes[self.shapes[:, 0] > 0]
         if not len(whole) or (whole != whole[0]).any():
             return None
         return int(whole[0, 0]), int(whole[0, 1])
+
+    def uniform_array(self) -> NDArray[np.uint8] | None:
+        """All images as one array (n, h, w, c) without a copy.
+
+        None if they differ in size, or if some are broken or share one entry.
+        """
+        stacked = self._stacked
+        if stacked is None or not np.array_equal(self._places, np.arange(len(self))):
+            return None
+        return stacked
+
+    def gather(
+        self,
+        indices: NDArray[np.int64],
+        rows: NDArray[np.int64] | None = None,
+        columns: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Images of a common shape copied into one array (n, h, w, c), of each its `rows` and `columns`."""
+        stacked = self._stacked
+        assert stacked is not None, "gather is for images of a common shape"
+        places = self._places[indices]
+        if rows is None or columns is None:
+            return stacked[places]
+        height, width = stacked.shape[1:3]
+        lines = places[:, None] * height + rows  # (n, size)
+        pixels = lines[:, :, None] * width + columns[:, None, :]  # (n, size, size)
+        colours = stacked.reshape(-1, self.channels).view(f"V{self.channels}")  # one element a pixel
+        taken: NDArray[np.uint8] = colours.reshape(-1).take(pixels).view(np.uint8)
+        return taken.reshape(*pixels.shape, self.channels)
+
+    @cached_property
+    def _stacked(self) -> NDArray[np.uint8] | None:
+        """All entries of a common shape, (m, h, w, c)."""
+        if self.common_shape is None:
+            return None
+        return self.data.reshape(-1, *self.common_shape, self.channels)
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Where each image is in `_stacked`, (n,)."""
+        height, width = self.common_shape or (1, 1)
+        return self.starts // (height * width * self.channels)
 
 
 def open_pixels(dataset: Dataset, preprocess: Preprocess) -> Pixels:
@@ -255,10 +286,6 @@ def _messages(dataset: Dataset, rows: NDArray[np.int64], reasons: dict[str, str]
         return {}
     broken = np.flatnonzero(np.isin(rows, [int(row) for row in reasons]))
     return {index: dataset.title(index) + reasons[str(rows[index])] for index in broken.tolist()}
-
-
-def _bytes(shape: tuple[int, int], channels: int) -> int:
-    return shape[0] * shape[1] * channels
 
 
 def _digest(content: bytes) -> str:

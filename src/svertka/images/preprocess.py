@@ -157,10 +157,10 @@ class Preprocess:
         """
         if self.normalization == "none":
             return self
-        moments = _Moments(self.channels, self.size)
+        counts = _Counts(self.channels, self.size)
         for views in self._chunks(stored):
-            moments.add(views)
-        return replace(self, statistics=moments.statistics(self.normalization))
+            counts.add(views, self.normalization)
+        return replace(self, statistics=counts.statistics(self.normalization))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values that `from_dict` reads back to an equal Preprocess."""
@@ -266,20 +266,21 @@ class Preprocess:
             yield np.stack(views)
 
 
-class _Moments:
-    """Sums over images in whole numbers, so that neither order nor chunks change the result."""
+class _Counts:
+    """What statistics are computed from, in whole numbers: neither order nor chunks change the result."""
 
     def __init__(self, channels: int, size: int) -> None:
         self.images = 0
         self.sums = np.zeros((size, size, channels), dtype=np.int64)
-        self.squares = [0] * channels
+        self.levels = np.zeros((channels, 256), dtype=np.int64)  # how often each grey level occurs
 
-    def add(self, views: NDArray[np.uint8]) -> None:
+    def add(self, views: NDArray[np.uint8], normalization: str) -> None:
         self.images += len(views)
-        self.sums += views.sum(axis=0, dtype=np.int64)
-        for channel in range(len(self.squares)):
-            values = views[..., channel].ravel().astype(np.float64)
-            self.squares[channel] += int(values @ values)  # exact: far below 2^53
+        if normalization == "mean_image":
+            self.sums += views.sum(axis=0, dtype=np.int64)
+        else:
+            for channel, levels in enumerate(self.levels):
+                levels += np.bincount(views[..., channel].ravel(), minlength=256)
 
     def statistics(self, normalization: str) -> dict[str, NDArray[np.float64]]:
         if not self.images:
@@ -288,15 +289,11 @@ class _Moments:
             )
         if normalization == "mean_image":
             return {"mean": self.sums.transpose(2, 0, 1) / (255 * self.images)}
-        count = self.images * self.sums.shape[0] * self.sums.shape[1]
-        sums = [int(value) for value in self.sums.sum(axis=(0, 1))]
-        variances = [
-            (count * square - total**2) / count**2 for square, total in zip(self.squares, sums, strict=True)
-        ]
-        both = {
-            "mean": np.array([total / (255 * count) for total in sums]),
-            "std": np.array([variance**0.5 / 255 if variance else 1.0 for variance in variances]),
-        }
+        level = np.arange(256) / 255
+        share = self.levels / self.levels.sum(axis=1, keepdims=True)
+        mean = share @ level
+        std = np.sqrt((share * (level - mean[:, None]) ** 2).sum(axis=1))
+        both = {"mean": mean, "std": np.where((share == 1).any(axis=1), 1.0, std)}
         return {name: both[name] for name in NORMALIZATIONS[normalization]}
 
 

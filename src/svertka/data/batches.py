@@ -1,0 +1,187 @@
+"""Batches: stored pixels become the batches that a network sees, in an order that the seed decides.
+
+Which images a step gets and what happens to them is a function of (seed, epoch, step) alone, so training can
+go on at any step without replaying the ones before. One background thread assembles the next batches while
+the network works on this one; images of different sizes are cut and resized in further threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from svertka.data.augment import augment, evaluation_views
+from svertka.data.parallel import cores, for_each, in_order
+from svertka.data.store import Pixels
+from svertka.errors import DataError, OptionError
+from svertka.images.preprocess import Preprocess
+from svertka.randomness import generator
+from svertka.recipe import Augment
+from svertka.shapes import Float, Int
+
+AHEAD = 2  # batches that are made before they are asked for
+PIXELS_A_TASK = 1 << 17
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs with their labels, on the device, and which items of the dataset they are."""
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    indices: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Batches:
+    """The batches of one part of a dataset, epoch by epoch.
+
+    Args:
+        pixels: the stored images of the whole dataset.
+        labels: (num_items,) int64 of the whole dataset.
+        indices: (n,) the items of this part.
+        preprocess: fitted; gives the views and the normalization.
+        batch_size: images a step. The last step of an epoch takes what is left; if that is a single image and
+            the order is shuffled (in training) it joins the step before: batch normalization needs two.
+        seed: of order and augmentation.
+        augment: random transforms; None: the evaluation views.
+        shuffle: a new order each epoch; else that of `indices`.
+        device: where the batches go.
+        memory_format: of the images, such as `torch.channels_last`.
+
+    Raises:
+        DataError: no items, or one that could not be decoded.
+        OptionError: a batch size below 1, or padding that reflection cannot fill.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        labels: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augment: Augment | None = None,
+        shuffle: bool = False,
+        device: str | torch.device = "cpu",
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.pixels = pixels
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.preprocess = preprocess
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.shuffle = shuffle
+        self.device = torch.device(device)
+        self._check()
+        self._normalize = Normalizer(preprocess, self.device, memory_format)
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        full, left = divmod(len(self.indices), self.batch_size)
+        joins = self.shuffle and left == 1 and full > 0
+        return full + (left > 0 and not joins)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number` from step `start` on, whether earlier ones were asked for or not."""
+        order = self.order(number)
+        with ThreadPoolExecutor(1) as assembler, ThreadPoolExecutor(cores()) as pool:
+
+            def assemble(step: int) -> Batch:
+                return self._batch(number, step, self._step_indices(order, step), pool)
+
+            yield from in_order(assembler, assemble, range(start, len(self)), ahead=AHEAD)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The items of this part in the order of an epoch."""
+        if not self.shuffle:
+            return self.indices
+        return generator(self.seed, "order", epoch).permutation(self.indices)
+
+    def _step_indices(self, order: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        end = len(order) if step == len(self) - 1 else (step + 1) * self.batch_size
+        return order[step * self.batch_size : end]
+
+    def _batch(self, epoch: int, step: int, indices: NDArray[np.int64], pool: ThreadPoolExecutor) -> Batch:
+        if self.augment is None:
+            views = evaluation_views(self.pixels, indices, self.preprocess, pool)
+        else:
+            random = generator(self.seed, "augment", epoch, step)
+            views = augment(self.pixels, indices, self.preprocess, self.augment, random, pool)
+        return Batch(
+            self._normalize(views, pool),
+            torch.from_numpy(self.labels[indices]).to(self.device),
+            torch.from_numpy(indices.copy()),
+        )
+
+    def _check(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError(f"a batch has at least 1 image, got {self.batch_size}.")
+        if not len(self.indices):
+            raise DataError("there are no images to make batches of; expected at least one.")
+        shapes = self.pixels.shapes[self.indices]
+        broken = self.indices[shapes[:, 0] == 0]
+        if len(broken):
+            example = self.pixels.broken[int(broken[0])]
+            raise DataError(f"{len(broken)} of these images could not be decoded, such as: {example}")
+        pad = self.augment.pad_crop if self.augment else 0
+        shortest = int(shapes.min()) if self.preprocess.fit == "crop" else self.preprocess.size
+        if pad >= shortest:
+            raise OptionError(
+                f"augment.pad_crop reflects at most {shortest - 1} pixels of these images, got {pad}."
+            )
+
+
+class Normalizer:
+    """`Preprocess.normalize` for batches, the same to the bit: x * scale - shift in float32.
+
+    On the CPU it works in NumPy and the threads of the batch, so as not to disturb the threads that torch
+    trains with; for other devices it sends the bytes there and works there.
+    """
+
+    def __init__(
+        self, preprocess: Preprocess, device: torch.device, memory_format: torch.memory_format
+    ) -> None:
+        self.device, self.memory_format = device, memory_format
+        self.scale, self.shift = preprocess.affine()
+        self.last = memory_format == torch.channels_last
+        if self.last:  # (size, size, c): NumPy is fast only where the innermost axis is long
+            shape = (preprocess.channels, preprocess.size, preprocess.size)
+            both = (np.broadcast_to(part, shape).transpose(1, 2, 0) for part in (self.scale, self.shift))
+            self.scale, self.shift = (np.ascontiguousarray(part) for part in both)
+
+    def __call__(self, views: NDArray[np.uint8], pool: ThreadPoolExecutor) -> Float[Tensor, "n c h w"]:
+        """Views (n, size, size, c) as inputs on the device."""
+        count, height, width, channels = views.shape
+        if self.device.type != "cpu":
+            moved = torch.from_numpy(views).to(self.device)
+            images = moved if self.last else moved.permute(0, 3, 1, 2)
+            scale, shift = (torch.from_numpy(part).to(self.device) for part in (self.scale, self.shift))
+            inputs = images.float().mul_(scale).sub_(shift)
+            inputs = inputs.permute(0, 3, 1, 2) if self.last else inputs
+            return inputs.contiguous(memory_format=self.memory_format)
+        inputs = torch.empty((count, channels, height, width), memory_format=self.memory_format)
+        target = (inputs.permute(0, 2, 3, 1) if self.last else inputs).numpy()
+        source = views if self.last else views.transpose(0, 3, 1, 2)
+        step = max(1, PIXELS_A_TASK // (height * width))
+
+        def fill(part: int) -> None:
+            images = slice(part * step, (part + 1) * step)
+            np.copyto(target[images], source[images])
+            target[images] *= self.scale
+            target[images] -= self.shift
+
+        for_each(pool, fill, -(-count // step))
+        return inputs
