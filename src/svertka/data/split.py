@@ -141,7 +141,7 @@ def _carve(dataset: Dataset, pool: Indices, validation: float, test: float, seed
 
     Each group belongs to the class that most of its images have. The groups of a class stand in a random
     order that hashes their content; from its start the test set is cut, then validation. Groups larger than
-    what is to be cut stand at the end, and the last group always stays in train.
+    what is to be cut stand at the end. A class that lost all its images gets a group back.
     """
     result = np.full(len(dataset), TRAIN, np.int8)
     if not len(pool):
@@ -201,15 +201,13 @@ def _cut(stratum: Indices, size: Indices, test: Indices, validation: Indices) ->
     in_test = middle <= test[stratum]
     taken = np.bincount(stratum, weights=size * in_test, minlength=len(test))[stratum]
     in_validation = ~in_test & (middle - taken <= validation[stratum])
-    last = np.append(stratum[1:] != stratum[:-1], True)
-    code = np.where(in_test, TEST, np.where(in_validation, VALIDATION, TRAIN))
-    return np.where(last, TRAIN, code).astype(np.int8)
+    return np.where(in_test, TEST, np.where(in_validation, VALIDATION, TRAIN)).astype(np.int8)
 
 
 def _keep_every_class(
     code: NDArray[np.int8], group: Indices, labels: Indices, lot: NDArray[np.uint64]
 ) -> None:
-    """Return a group to train for each class that lost all its images (only mixed groups can do that)."""
+    """Return a group to train for each class that lost all its images (to large or mixed groups)."""
     for label in np.setdiff1d(labels, labels[code[group] == TRAIN]):
         groups = np.unique(group[labels == label])
         if not (code[groups] == TRAIN).any():
