@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -216,18 +217,18 @@ def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden:
             raise WeightsError(
-                f"{path} holds more than tensors, and reading it could run a program; it was not read. Take "
-                "a .safetensors file, or save the state dict alone where you trust the file."
-            ) from error
-        raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(path, error) from error
+                f"{path} holds more than tensors ({forbidden[1]}), and reading it could run a program; it was "
+                "not read. Take a .safetensors file, or save the state dict alone where you trust the file."
+            ) from None
+        raise _damaged(path, "it cannot be unpickled") from None  # torch's own advice is to read it unsafely
+    except Exception as error:  # damaged pickles raise whatever they please
+        raise _damaged(path, str(error).partition("\n")[0] or type(error).__name__) from error
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
+def _damaged(path: Path, reason: str) -> WeightsError:
     return WeightsError(f"{path} is damaged, or no file of weights ({reason}). Fetch it again.")
 
 
