@@ -124,7 +124,7 @@ def anatomy(network: nn.Module, *, size: int | tuple[int, int], channels: int = 
     images, trace = image(channels, height, width)
     recorder.traces[images] = trace
     try:
-        with torch.no_grad(), _eval_mode(network), recorder.listening(network), recorder:
+        with torch.no_grad(), eval_mode(network), recorder.listening(network), recorder:
             functional_call(network, weights, (images,))
     except RuntimeError as error:
         raise ModelError(
@@ -135,7 +135,8 @@ def anatomy(network: nn.Module, *, size: int | tuple[int, int], channels: int = 
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode for the enclosed work; afterwards each module is as it was."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
