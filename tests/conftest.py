@@ -42,7 +42,9 @@ class Answer:
 
 
 @pytest.fixture
-def svertka_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+def svertka_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Answer]:
     """`svertka_command("train", "digits")` runs the command line in this process."""
 
     def run(*arguments: str | Path) -> Answer:

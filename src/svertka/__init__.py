@@ -30,7 +30,7 @@ _PLACES = {
 }
 """Public name to the module that holds it, imported when the name is first asked for."""
 
-__all__ = ["__version__", *_PLACES]  # noqa: PLE0604 (names of the table)
+__all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
     from svertka.api.cache import cache as cache

@@ -44,8 +44,12 @@ class Data(Settings):
     store_size: Size | Auto = Field(
         "auto", description="short side of stored pixels; auto: 256/224 of size, or size itself up to 64"
     )
-    validation: float = Field(0.15, gt=0, lt=0.9, description="share carved for validation, if none is declared")
-    test: float = Field(0.15, ge=0, lt=0.9, description="share carved for the test set, if none is declared; 0: no test")
+    validation: float = Field(
+        0.15, gt=0, lt=0.9, description="share carved for validation, if none is declared"
+    )
+    test: float = Field(
+        0.15, ge=0, lt=0.9, description="share carved for the test set, if none is declared; 0: no test"
+    )
 
 
 class Augment(Settings):
@@ -102,8 +106,8 @@ class Optimizer(Settings):
         return self
 
     def _neutral(self) -> bool:
-        fields = type(self).model_fields
-        return self.momentum == fields["momentum"].default and self.nesterov == fields["nesterov"].default
+        usual = type(self).model_fields
+        return all(getattr(self, name) == usual[name].default for name in ("momentum", "nesterov"))
 
 
 class Schedule(Settings):
@@ -153,7 +157,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
         if self.schedule.epochs != "auto" and self.budget.minutes != Budget().minutes:
-            raise ValueError("schedule.epochs and budget.minutes both say how long to train; give one of them")
+            raise ValueError(
+                "schedule.epochs and budget.minutes both say how long to train; give one of them"
+            )
         return self
 
     @classmethod
@@ -167,7 +173,9 @@ class Recipe(Settings):
             with open(path, "rb") as file:
                 return cls.parse(tomllib.load(file), origin=str(path))
         except FileNotFoundError:
-            raise OptionError(f"no recipe file {path}; `svertka train --help` shows how to name one.") from None
+            raise OptionError(
+                f"no recipe file {path}; `svertka train --help` shows how to name one."
+            ) from None
         except tomllib.TOMLDecodeError as error:
             raise OptionError(f"{path} is not valid TOML: {error}.") from None
 
@@ -191,7 +199,9 @@ class Recipe(Settings):
             key, equals, text = assignment.partition("=")
             group, dot, field = key.strip().partition(".")
             if not (equals and dot):
-                raise OptionError(f"expected GROUP.FIELD=VALUE, got {assignment!r}; such as optimizer.clip=1.0.")
+                raise OptionError(
+                    f"expected GROUP.FIELD=VALUE, got {assignment!r}; such as optimizer.clip=1.0."
+                )
             _known(group, field)
             values.setdefault(group, {})[field] = _value(text.strip())
         return self.parse(values, origin="--set " + " ".join(assignments) if assignments else "the recipe")

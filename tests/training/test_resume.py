@@ -33,7 +33,9 @@ def squares():
 
 
 def run(data, out: Path, **more: Any) -> dict[str, Any]:
-    return svertka.train(data, model="resnet20", epochs=3, settings=SETTINGS, seed=5, out=out, device="cpu", **more)
+    return svertka.train(
+        data, model="resnet20", epochs=3, settings=SETTINGS, seed=5, out=out, device="cpu", **more
+    )
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -104,15 +106,16 @@ def test_other_settings_or_data_are_refused(squares, tmp_path: Path, monkeypatch
     def die(*arguments: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(trainer, "finish_epoch", die)
-        run(squares, tmp_path / "run")
+        with pytest.raises(Killed):
+            run(squares, tmp_path / "run")
     with pytest.raises(RunError, match=r"other settings: schedule.epochs is 3, not 9"):
         svertka.train(squares, epochs=9, out=tmp_path / "run", resume=True)
     images = np.array(squares.images)
     images[0, 0, 0] ^= 1
     other = from_arrays(images, [squares.classes[label] for label in squares.labels], name="squares")
-    with pytest.raises(RunError, match="cannot be resumed with the same bits.*data was"):
+    with pytest.raises(RunError, match=r"cannot be resumed with the same bits.*data was"):
         svertka.train(other, out=tmp_path / "run", resume=True)
 
 
@@ -128,9 +131,10 @@ def test_a_damaged_file_is_named(squares, tmp_path: Path, monkeypatch: pytest.Mo
             raise Killed
         original(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_epoch", die_in_the_second)
-        run(squares, tmp_path / "run")
+        with pytest.raises(Killed):
+            run(squares, tmp_path / "run")
     damaged = tmp_path / "run" / name
     damaged.write_bytes(damaged.read_bytes()[:-20])
     with pytest.raises(RunError, match=f"{damaged.name} is damaged"):

@@ -48,7 +48,9 @@ def evaluate(
     classifiers = [Classifier.load(run, device) for run in opened]
     classes = classifiers[0].classes
     if any(classifier.classes != classes for classifier in classifiers):
-        raise OptionError("the runs have different classes; only runs of the same classes can be evaluated together.")
+        raise OptionError(
+            "the runs have different classes; only runs of the same classes can be evaluated together."
+        )
     dataset = data if isinstance(data, Dataset) else open_dataset(data, training=False)
     labels = _labels(dataset, classes)
     indices, left_out = _unseen(opened, dataset)
@@ -59,10 +61,14 @@ def evaluate(
         broken = broken | set(pixels.broken)
         good = np.array([index for index in indices if index not in broken], dtype=np.int64)
         if not len(good):
-            raise DataError(f"no image of {dataset.name} is left to evaluate on: {left_out} were seen in training.")
+            raise DataError(
+                f"no image of {dataset.name} is left to evaluate on: {left_out} were seen in training."
+            )
         batches = Batches(pixels, labels, good, classifier.preprocess, batch_size=BATCH, device=device)
-        answers.append(probabilities(answer(classifier.network, batches, "Evaluating"), classifier.temperature))
-    metrics = Metrics.of(np.mean(answers, axis=0), labels[good])
+        answers.append(
+            probabilities(answer(classifier.network, batches, "Evaluating"), classifier.temperature)
+        )
+    metrics = Metrics.of(np.mean(answers, axis=0), labels[good], classes)
     counts = {"images": len(good), "left_out": left_out, "broken": len(set(indices.tolist()) & broken)}
     return {"runs": [str(run.path) for run in opened], "data": dataset.name, **counts, **metrics.to_dict()}
 

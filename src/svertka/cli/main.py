@@ -29,8 +29,12 @@ def _version(wanted: bool) -> None:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors only.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-Data = Annotated[str, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a name as digits.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+]
+Data = Annotated[
+    str, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a built-in name.")
+]
 RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
 Out = Annotated[Path | None, typer.Option(help="The run directory; default: runs/NAME-N.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")]
@@ -58,10 +62,14 @@ def demo(
 def train(
     data: Data,
     recipe: Annotated[Path | None, typer.Option(help="A recipe file (TOML).")] = None,
-    model: Annotated[str | None, typer.Option(help="A name of `svertka models`; default: chosen by image size.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A name of `svertka models`; default: chosen by image size.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for everything; default: 10.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="GROUP.FIELD=VALUE, any of a recipe's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="GROUP.FIELD=VALUE, any of a recipe's.")
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     resume: Resume = False,
@@ -93,7 +101,9 @@ def evaluate(
         from svertka.errors import OptionError
 
         if len(runs) < 2:
-            raise OptionError(f"expected RUN… DATA, got only {runs[0]}; name the data to measure on at the end.")
+            raise OptionError(
+                f"expected RUN… DATA, got only {runs[0]}; name the data to measure on at the end."
+            )
         show(evaluate(runs[:-1], runs[-1], device=device), tables.evaluated)
 
 

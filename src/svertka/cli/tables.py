@@ -16,11 +16,16 @@ def percent(interval: dict[str, Any]) -> str:
 def trained(result: dict[str, Any]) -> None:
     """What `train` and `demo` say at the end, and what to do next."""
     images, seconds, run = result["images"], result["seconds"], result["run"]
-    print(f"\n{result['model']}, {len(result['classes'])} classes, best epoch {result['best_epoch']} of {result['epochs']}")
-    print(f"  trained on {images['train']} images, chosen on {images['validation']}, tested on {images['test']}")
+    name, classes = result["model"], len(result["classes"])
+    print(f"\n{name}, {classes} classes, best epoch {result['best_epoch']} of {result['epochs']}")
+    print(
+        f"  trained on {images['train']} images, chosen on {images['validation']}, tested on {images['test']}"
+    )
     print(f"  ({result['origin']})")
     print(f"  test accuracy   {percent(result['test']['accuracy'])}")
-    print(f"  log loss {result['test']['log_loss']:.3f}, calibration error {100 * result['test']['ece']:.1f} %")
+    print(
+        f"  log loss {result['test']['log_loss']:.3f}, calibration error {100 * result['test']['ece']:.1f} %"
+    )
     print(f"  time            {seconds['total']:.0f} s ({seconds['train']:.0f} s of training)")
     print(f"  run             {run}")
     print(f"\nNext:\n  svertka predict {run} IMAGE…\n  svertka evaluate {run} DATA")
@@ -59,7 +64,9 @@ def predicted(result: dict[str, Any]) -> None:
 
 def cached(result: dict[str, Any]) -> None:
     """Where the cache lies and how full it is."""
-    print(f"{result['path']}: {result['bytes'] / 1e6:,.1f} MB of at most {result['limit_bytes'] / 1e9:,.1f} GB")
+    print(
+        f"{result['path']}: {result['bytes'] / 1e6:,.1f} MB of at most {result['limit_bytes'] / 1e9:,.1f} GB"
+    )
     for entry in result.get("entries", []):
         print(f"  {entry['bytes'] / 1e6:10,.1f} MB  {entry['path']}")
 

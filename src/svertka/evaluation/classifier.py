@@ -47,7 +47,9 @@ class Classifier:
             raise RunError(f"{run.file('metrics.json')} is damaged: the temperature is {temperature!r}.")
         return cls(load_network(run, device), run.preprocess, run.classes, float(temperature), device)
 
-    def answers(self, images: Sequence[Image]) -> Iterator[NDArray[np.float64] | ImageError]:
+    def answers(
+        self, images: Sequence[Image] | NDArray[np.uint8]
+    ) -> Iterator[NDArray[np.float64] | ImageError]:
         """For each image, in order, its calibrated probabilities (k,), or why it could not be decoded."""
         with ThreadPoolExecutor(cpu_count()) as pool, progress.track("Predicting", len(images)) as step:
             for start in range(0, len(images), BATCH):

@@ -10,7 +10,6 @@ import torch
 
 from svertka import progress
 from svertka.data.batches import Batches
-from svertka.evaluation.predict import answer
 from svertka.models.network import Network
 from svertka.recipe import Recipe
 from svertka.training.losses import loss
@@ -50,10 +49,15 @@ def measure(network: Network, recipe: Recipe, train: Batches, validation: Batche
             if len(times) >= 3 and time.monotonic() - began > PROBE_SECONDS:
                 break
     step = sorted(times)[len(times) // 2]
-    few = validation.first(min(len(validation.indices), 2 * train.batch_size))
-    started = time.monotonic()
-    answer(trial, few)
-    per_image = (time.monotonic() - started) / len(few.indices)
+    trial.eval()
+    started, num_seen = time.monotonic(), 0
+    with torch.inference_mode():
+        for batch in validation.epoch(0):
+            trial(batch.images)
+            num_seen += len(batch)
+            if time.monotonic() - started > PROBE_SECONDS / 4:
+                break
+    per_image = (time.monotonic() - started) / num_seen
     return Pace(step * len(train), per_image * len(validation.indices))
 
 
@@ -69,4 +73,10 @@ def epochs_that_fit(recipe: Recipe, pace: Pace, seconds_left: float) -> int:
 
 
 def _duration(minutes: float) -> str:
-    return f"{minutes * 60:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return (
+        f"{minutes * 60:.0f} s"
+        if minutes < 2
+        else f"{minutes:.0f} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+    )

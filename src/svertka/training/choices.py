@@ -6,6 +6,7 @@ from typing import Any
 
 from svertka.data.survey import Survey
 from svertka.models import catalog
+from svertka.models.rows import Row
 from svertka.recipe import Recipe
 
 SMALL_SIDE = 32  # px: up to here an image is a digit or a thumbnail, and LeNet-5 fits
@@ -45,7 +46,7 @@ def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
     return Recipe.parse(values), reasons
 
 
-def _size(row: catalog.Row, facts: Survey) -> int:
+def _size(row: Row, facts: Survey) -> int:
     if facts.median_side <= SMALL_SIDE:
         return max(facts.median_side if facts.median_side >= ENLARGED_BELOW else SMALL_SIDE, row.smallest)
     if facts.median_side <= 64:

@@ -28,12 +28,12 @@ def tensorboard(run: Run | None) -> Iterator[Callable[[dict[str, Any]], None]]:
         raise OptionError(
             "TensorBoard logs need the extra `tensorboard`: pip install 'svertka[tensorboard]'."
         ) from None
-    with SummaryWriter(run.file("tensorboard"), purge_step=len(run.history) + 1) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(run.file("tensorboard"), purge_step=len(run.history) + 1) as writer:
 
         def log(row: dict[str, Any]) -> None:
             for name, value in _scalars(row):
-                writer.add_scalar(name, value, row["epoch"])  # type: ignore[no-untyped-call]
-            writer.flush()  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, row["epoch"])
+            writer.flush()
 
         yield log
 

@@ -22,10 +22,15 @@ def measure(run: Run, made: Session, total_seconds: float) -> None:
     checkpoint.fill(made.network, tensors, run.file(WEIGHTS))
     validation, labels = _answers(made, made.validation)
     temperature = fit_temperature(validation, labels)
-    measured = {"epoch": facts["epoch"], "temperature": temperature}
-    measured["validation"] = Metrics.of(probabilities(validation, temperature), labels).to_dict()
-    test, labels = _answers(made, made.test)
-    measured["test"] = Metrics.of(probabilities(test, temperature), labels).to_dict()
+    measured: dict[str, Any] = {"epoch": facts["epoch"], "temperature": temperature, "test": None}
+    measured["validation"] = Metrics.of(
+        probabilities(validation, temperature), labels, made.dataset.classes
+    ).to_dict()
+    if made.test is not None:
+        test, labels = _answers(made, made.test)
+        measured["test"] = Metrics.of(
+            probabilities(test, temperature), labels, made.dataset.classes
+        ).to_dict()
     training = sum(row["seconds"] for row in run.history)
     seconds = {"data": made.data_seconds, "features": 0.0, "train": training, "total": total_seconds}
     run.write("metrics.json", {**measured, "seconds": seconds})

@@ -1,14 +1,14 @@
-"""Session: everything a training needs, made from (data, recipe, seed) alone, and the facts it leaves in the run.
+"""Session: all that a training needs, made from (data, recipe, seed), and the facts it leaves in the run.
 
-A fresh run measures how many epochs fit, then writes its facts (`plan.json` last). A resumed run makes the same
-session again and refuses to go on where anything differs from those facts.
+A fresh run measures how many epochs fit, then writes its facts (`plan.json` last). A resumed run makes the
+same session again and refuses to go on where anything differs from those facts.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from svertka.data.dataset import Dataset
 from svertka.data.split import Splits, refuse_too_many_broken, split
 from svertka.data.store import open_pixels
 from svertka.errors import RunError
-from svertka.images.preprocess import Preprocess
+from svertka.images.preprocess import Interpolation, Normalization, Preprocess
 from svertka.models.catalog import build
 from svertka.models.network import Network
 from svertka.recipe import Recipe
@@ -42,7 +42,7 @@ class Session:
     network: Network
     train: Batches
     validation: Batches
-    test: Batches
+    test: Batches | None
     data_seconds: float
 
 
@@ -68,8 +68,8 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         fit=data.fit,
         size=int(data.size),
         store_size=int(data.store_size),
-        interpolation=data.interpolation,
-        normalization=data.normalization,
+        interpolation=cast(Interpolation, data.interpolation),
+        normalization=cast(Normalization, data.normalization),
     )
     pixels = open_pixels(dataset, blank)
     refuse_too_many_broken(len(dataset), pixels.broken)
@@ -101,7 +101,7 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         network.to(device),
         batches(splits.train, True),
         batches(splits.validation, False),
-        batches(splits.test, False),
+        batches(splits.test, False) if len(splits.test) else None,
         time.monotonic() - began,
     )
 
@@ -145,7 +145,11 @@ def verify(run: Run, session: Session) -> int:
 def _data_that_must_stay(session: Session) -> dict[str, Any]:
     """What of the data must be the same when a run goes on."""
     parts = {name: getattr(session.splits, name).tolist() for name in ("train", "validation", "test")}
-    return {"fingerprint": session.dataset.fingerprint, "classes": list(session.dataset.classes), "parts": parts}
+    return {
+        "fingerprint": session.dataset.fingerprint,
+        "classes": list(session.dataset.classes),
+        "parts": parts,
+    }
 
 
 def _data_facts(session: Session) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def train(network: Network, job: Job, run: Run) -> list[dict[str, Any]]:
     """
     state = State.fresh(network, job)
     restore(state, run)
-    with torch.random.fork_rng(), progress.track("Training", len(job.train) * job.epochs, "steps") as moved:
-        moved(state.epoch * len(job.train) + state.step)
+    with torch.random.fork_rng(), progress.track("Training", len(job.train.indices) * job.epochs) as moved:
+        moved(state.epoch * len(job.train.indices) + state.num_images)
         while state.epoch < job.epochs and not stops_early(state, job.recipe.regularization.early_stopping):
             started = time.monotonic() - state.seconds
             train_epoch(state, job, run, started, moved)
@@ -96,7 +96,7 @@ def train(network: Network, job: Job, run: Run) -> list[dict[str, Any]]:
             run.write_history(state.history)
             save(state, run)
             job.log(row)
-            moved(0, epoch=f"{state.epoch}/{job.epochs}", **row["validation"])
+            progress.say(sentence(row, job.epochs))
     return state.history
 
 
@@ -106,7 +106,9 @@ def train_epoch(state: State, job: Job, run: Run, started: float, moved: progres
     saved = time.monotonic()
     for batch in job.train.epoch(state.epoch, start=state.step):
         train_step(state, batch, job)
-        moved(1, loss=state.loss_sum / state.num_images, accuracy=state.num_correct / state.num_images)
+        moved(
+            len(batch), loss=state.loss_sum / state.num_images, accuracy=state.num_correct / state.num_images
+        )
         stopped, late = job.stopped(), time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
         if stopped or late:
             state.seconds = time.monotonic() - started
@@ -154,6 +156,16 @@ def finish_epoch(state: State, job: Job, started: float) -> dict[str, Any]:
     return row
 
 
+def sentence(row: dict[str, Any], epochs: int) -> str:
+    """A row of the history in words."""
+    train, validation = row["train"], row["validation"]
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  train loss {train['loss']:.3f} accuracy {train['accuracy']:.3f}  "
+        f"validation loss {validation['loss']:.3f} accuracy {validation['accuracy']:.3f}  "
+        f"{row['seconds']:.1f} s ({row['images_per_second']:,.0f} images/s)"
+    )
+
+
 def validate(state: State, batches: Batches) -> dict[str, float]:
     """Loss (nats) and accuracy of the network as it is."""
     logits = torch.from_numpy(answer(state.network, batches))
@@ -175,7 +187,8 @@ def diverged(state: State, value: float) -> TrainingError:
     best = state.best()
     kept = f"The weights of epoch {best + 1} are kept. " if best is not None else "No epoch was finished. "
     return TrainingError(
-        f"the loss became {value} in epoch {state.epoch + 1}, step {state.step + 1}, at learning rate {rate:.3g}. "
+        f"the loss became {value} in epoch {state.epoch + 1}, step {state.step + 1}, "
+        f"at learning rate {rate:.3g}. "
         f"{kept}Try a third of the rate (--set optimizer.learning_rate=…), a longer schedule.warmup_epochs, "
         "or optimizer.clip=1.0."
     )

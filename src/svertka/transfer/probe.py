@@ -1,9 +1,9 @@
 """Probe: a linear classifier on frozen features, solved in closed form or to convergence.
 
-Two kinds, judged by cross-validated predictions on the same images: ridge regression on ±1 targets (leave-one-out
-predictions of the whole regularisation path come from one decomposition; Rifkin & Lippert 2007) and
-multinomial logistic regression (L-BFGS, five folds that keep groups together). The winner is refitted on all
-images as the weights of a linear layer.
+Two kinds, judged by cross-validated predictions on the same images: ridge regression on ±1 targets
+(leave-one-out predictions of the whole regularisation path come from one decomposition; Rifkin & Lippert
+2007) and multinomial logistic regression (L-BFGS, five folds that keep groups together). The winner is
+refitted on all images as the weights of a linear layer.
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""Tensors of a run: the weights that answer, and the whole state that a stopped training goes on from.
+
+Both are safetensors files (no pickled code); what is no tensor stands as JSON in the file's metadata, so a
+state is one file that is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from svertka import files
+from svertka.errors import RunError
+from svertka.models.catalog import build
+from svertka.models.network import Network
+from svertka.runs.run import WEIGHTS, Run
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON facts into one file, atomically."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"facts": json.dumps(facts, allow_nan=False)}
+    files.write_atomically(path, lambda part: save_file(whole, part, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    if not path.exists():
+        raise RunError(f"{path} is missing; the run cannot be used without it.")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}). Restore it from a copy, or train again.") from error
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
+    """Load weights into a module of the same make.
+
+    Raises:
+        RunError: names or shapes differ.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise RunError(f"{origin} does not fit the model of the run: {error}") from error
+
+
+def blank_network(run: Run) -> Network:
+    """The network of a run's recipe, freshly initialised."""
+    recipe = run.recipe
+    choices = recipe.model.choices()
+    return build(
+        recipe.model.name,
+        classes=len(run.classes),
+        in_channels=int(recipe.data.channels),
+        size=int(recipe.data.size),
+        seed=run.plan["seed"],
+        **choices,
+    )
+
+
+def load_network(run: Run, device: str = "cpu") -> Network:
+    """The trained network of a run, in eval mode, with the weights that answer.
+
+    Raises:
+        RunError: weights missing or damaged.
+    """
+    network = blank_network(run)
+    tensors, _ = load_tensors(run.file(WEIGHTS))
+    fill(network, tensors, run.file(WEIGHTS))
+    return network.to(device).eval()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The state of an optimizer as named tensors, and its groups (without parameters) as JSON values."""
+    state = optimizer.state_dict()
+    tensors, plain = {}, []
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if value is not None:
+                tensors[f"{index}.{name}"] = torch.as_tensor(value)
+    for group in state["param_groups"]:
+        plain.append({name: value for name, value in group.items() if name != "params"})
+    return tensors, plain
+
+
+def fill_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """Put the state of `optimizer_tensors` back into an optimizer of the same make."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        index, _, name = full_name.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    blank = optimizer.state_dict()["param_groups"]
+    merged = [{**old, **new} for old, new in zip(blank, groups, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": merged})
