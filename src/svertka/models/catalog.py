@@ -54,14 +54,9 @@ LENET = Family(
     fixed=True, norm="none",
 )  # fmt: skip
 RESNET = Family(
-    "ResNet",
-    2015,
-    resnet,
-    _HE,
-    init="resnet",
-    fixup=True,
-    refuses={"activation=maxout": _NO_MAXOUT_AFTER_SUM},
-)
+    "ResNet", 2015, resnet, _HE, init="resnet",
+    fixup=True, refuses={"activation=maxout": _NO_MAXOUT_AFTER_SUM},
+)  # fmt: skip
 RESNEXT = Family(
     "ResNeXt", 2016, resnet, "Xie, Girshick, Dollár, Tu, He 2016, arXiv:1611.05431", init="resnet",
     fixup=True, refuses=RESNET.refuses,
