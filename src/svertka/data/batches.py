@@ -164,14 +164,17 @@ class Normalizer:
 
     def __call__(self, views: NDArray[np.uint8], pool: ThreadPoolExecutor) -> Float[Tensor, "n c h w"]:
         """Views (n, size, size, c) as inputs on the device."""
+        return self.on_cpu(views, pool) if self.device.type == "cpu" else self.on_device(views)
+
+    def on_device(self, views: NDArray[np.uint8]) -> Float[Tensor, "n c h w"]:
+        moved = torch.from_numpy(views).to(self.device)
+        images = moved if self.last else moved.permute(0, 3, 1, 2).contiguous()
+        scale, shift = (torch.tensor(part, device=self.device) for part in (self.scale, self.shift))
+        inputs = images.float().mul_(scale).sub_(shift)
+        return inputs.permute(0, 3, 1, 2) if self.last else inputs
+
+    def on_cpu(self, views: NDArray[np.uint8], pool: ThreadPoolExecutor) -> Float[Tensor, "n c h w"]:
         count, height, width = views.shape[:3]
-        if self.device.type != "cpu":
-            moved = torch.from_numpy(views).to(self.device)
-            images = moved if self.last else moved.permute(0, 3, 1, 2)
-            scale, shift = (torch.from_numpy(part).to(self.device) for part in (self.scale, self.shift))
-            inputs = images.float().mul_(scale).sub_(shift)
-            inputs = inputs.permute(0, 3, 1, 2) if self.last else inputs
-            return inputs.contiguous(memory_format=self.memory_format)
         source = views if self.last else views.transpose(0, 3, 1, 2)
         target = np.empty(source.shape, dtype=np.float32)  # NumPy asks for huge pages: 3 x faster to fill
         step = max(1, PIXELS_A_TASK // (height * width))
