@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svertka.data import archives, sources
+from svertka.data import archives, items, sources
 from svertka.data.dataset import PARTS
 from svertka.data.items import natural_order
 from svertka.data.sources import BUILT_IN, from_arrays, from_paths, open_dataset
@@ -362,6 +363,18 @@ def test_labels_may_index_given_classes(tmp_path):
         from_paths([*paths, tmp_path / "3.png"], [0, 1, 1])
 
 
+def test_a_table_takes_at_most_300_bytes_an_item(monkeypatch):
+    number = 100_000
+    monkeypatch.setattr(items, "_read", lambda paths, root, name: np.arange(2 * len(paths)).view("V16"))
+    tracemalloc.start()
+    paths = [f"train/some class/a usual file name {index:08}.jpg" for index in range(number)]
+    dataset = from_paths(paths, np.arange(number) % 2, classes=["a", "b"], groups=["x", "y"] * (number // 2))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dataset) == number
+    assert held / number < 300
+
+
 def test_natural_order():
     assert natural_order(["1", "", "a"]) == ["", "1", "a"]
     assert natural_order(["10", "9", "a2", "a10", "B", "a2", "01", "1"]) == [
@@ -578,8 +591,8 @@ def test_cifar_batches(nowhere, monkeypatch, name):
     assert dataset.images.shape == (len(images) * 2, 32, 32, 3)
     assert dataset.labels.tolist() == [0, 1] * len(images)
     assert dataset.declared.tolist() == [0, 0] * (len(images) - 1) + [2, 2]
-    red, green, blue = images[0, 1, [0, 1024, 2048]]
-    assert dataset.images[1, 0, 0].tolist() == [red, green, blue]
+    pixel = 3 * 32 + 5  # row 3, column 5 of each colour plane
+    assert dataset.images[1, 3, 5].tolist() == images[0, 1, [pixel, 1024 + pixel, 2048 + pixel]].tolist()
 
 
 def test_cifar_with_another_checksum_is_not_opened(nowhere, monkeypatch):
