@@ -9,12 +9,12 @@ its paper: batch norm for local response norm, 3×3 kernels for 5×5, auxiliary 
 has six 3×3), 5×5 for the single 3×3 of figure 5, dropout 0.5 (0.2).
 
 torchvision's weights for both expect images in [−1, 1] (mean and deviation ½): its `transform_input` undoes
-the usual normalisation. Those of GoogLeNet hold auxiliary classifiers that were not trained.
+the usual normalisation. Those of GoogLeNet hold auxiliary classifiers that were not trained;
+in its state dict they come after the last module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,15 +94,6 @@ def googlenet(plan: GoogLeNetPlan, options: Options) -> Network:
         else:
             stages.append(stage)
     return Network(stem, stages, pooled_head(channels, options))
-
-
-def googlenet_order(keys: Iterable[str]) -> list[str]:
-    """Keys of our GoogLeNet's state dict in torchvision's order: both auxiliary classifiers come after 5b."""
-
-    def place(key: str) -> int:
-        return 2 if key.startswith("head.") else 1 if ".classifier." in key else 0
-
-    return sorted(keys, key=place)  # stable: the order stays within each place
 
 
 def _module(blocks: Blocks, inputs: int, maps: Module) -> Parallel:
