@@ -38,8 +38,11 @@ class Data(Settings):
     interpolation: Literal["bilinear", "bicubic"] | Auto = Field(
         "auto", description="antialiased resampling; auto: bilinear unless the weights want bicubic"
     )
-    normalization: Literal["none", "mean_image", "channel_mean", "channel_mean_std"] | Auto = Field(
-        "auto", description="fitted on the training part; auto: what the weights want, else channel_mean_std"
+    normalization: Literal["none", "mean_image", "channel_mean", "channel_mean_std", "weights"] | Auto = (
+        Field(
+            "auto",
+            description="fitted on the training part; weights: theirs; auto: theirs, else channel_mean_std",
+        )
     )
     store_size: Size | Auto = Field(
         "auto", description="short side of stored pixels; auto: 256/224 of size, or size itself up to 64"
@@ -72,7 +75,10 @@ class Model(Settings):
     """Which network, from which weights."""
 
     name: str = Field("auto", description="a name of `svertka models`, or auto")
-    weights: str = Field("none", description="none: from scratch; or a name or file of weights")
+    weights: str = Field(
+        "none",
+        description="none: from scratch; imagenet; auto: the best on this machine; hf:OWNER/NAME; a file",
+    )
     activation: str | Auto = Field("auto", description="by name; auto: the model's own")
     norm: str | Auto = Field("auto", description="by name; auto: the model's own")
     init: str | Auto = Field("auto", description="by name; auto: the model's own")
@@ -155,11 +161,15 @@ class Recipe(Settings):
     budget: Budget = Budget()
 
     @model_validator(mode="after")
-    def _one_length(self) -> Recipe:
+    def _together(self) -> Recipe:
         if self.schedule.epochs != "auto" and self.budget.minutes != Budget().minutes:
             raise ValueError(
                 "schedule.epochs and budget.minutes both say how long to train; give one of them"
             )
+        if self.data.normalization == "weights" and self.model.weights == "none":
+            raise ValueError("data.normalization 'weights' needs model.weights, and there are none")
+        if self.model.init != "auto" and self.model.weights != "none":
+            raise ValueError("model.init does nothing beside model.weights; give one of the two")
         return self
 
     @classmethod

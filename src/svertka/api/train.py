@@ -23,6 +23,7 @@ def train(
     *,
     recipe: Recipe | str | Path | None = None,
     model: str | None = None,
+    weights: str | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     settings: Iterable[str] = (),
@@ -38,7 +39,8 @@ def train(
         data: a folder of class folders, a CSV or Parquet manifest, a built-in name such as `digits`, or a
             `Dataset`.
         recipe: a `Recipe`, or the path of one in TOML; what it leaves at `auto` is decided from the data.
-        model, epochs, minutes: short for the settings `model.name`, `schedule.epochs`, `budget.minutes`.
+        model, weights, epochs, minutes: short for the settings `model.name`, `model.weights`,
+            `schedule.epochs` and `budget.minutes`.
         settings: further settings as `"group.field=value"`.
         seed: one number from which everything random follows.
         out: the run directory; by default the next free `runs/NAME-N`.
@@ -57,7 +59,7 @@ def train(
     """
     began = time.monotonic()
     prepare_cpu()
-    wanted = requested(recipe, model, epochs, minutes, settings)
+    wanted = requested(recipe, model, weights, epochs, minutes, settings)
     run = _place(data, out, resume)
     going_on = resume and run.started
     if going_on:
@@ -87,13 +89,19 @@ def train(
 def requested(
     recipe: Recipe | str | Path | None,
     model: str | None,
+    weights: str | None,
     epochs: int | None,
     minutes: float | None,
     settings: Iterable[str],
 ) -> Recipe:
     """The recipe asked for: a file or value, then the short options, then `group.field=value` settings."""
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) if recipe else Recipe()
-    short = {"model.name": model, "schedule.epochs": epochs, "budget.minutes": minutes}
+    short = {
+        "model.name": model,
+        "model.weights": weights,
+        "schedule.epochs": epochs,
+        "budget.minutes": minutes,
+    }
     given = [f"{name}={value}" for name, value in short.items() if value is not None]
     return base.set([*given, *settings])
 

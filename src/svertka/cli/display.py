@@ -19,7 +19,7 @@ from svertka.errors import SvertkaError
 SECONDS_BEFORE_SHOWN = 2.0
 SECONDS_BETWEEN_LINES = 20.0
 
-Show = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+Show = Callable[[Any, Callable[[Any], None]], None]
 """`show(result, table)`: print the result, as JSON if asked for, else with `table`."""
 
 
@@ -30,7 +30,7 @@ def shown(as_json: bool, quiet: bool) -> Iterator[Show]:
     An error meant for the user is printed (with `--json` as `{"error": …}`) and ends the process.
     """
 
-    def show(result: dict[str, Any] | list[Any], table: Callable[[Any], None]) -> None:
+    def show(result: Any, table: Callable[[Any], None]) -> None:
         if as_json:
             print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         elif not quiet:

@@ -48,8 +48,8 @@ def _all(version: Version = False) -> None:
 
 @app.command()
 def demo(
-    out: Out = None, resume: Resume = False, json: Json = False, quiet: Quiet = False, device: Device = "auto",
-    version: Version = False,
+    out: Out = None, resume: Resume = False,
+    json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
 ) -> None:  # fmt: skip
     """Train on the digits that come with scikit-learn and measure the result (about a minute)."""
     with display.shown(json, quiet) as show:
@@ -64,6 +64,9 @@ def train(
     recipe: Annotated[Path | None, typer.Option(help="A recipe file (TOML).")] = None,
     model: Annotated[
         str | None, typer.Option(help="A name of `svertka models`; default: chosen by image size.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="none, imagenet, auto, hf:OWNER/NAME or a file; default: none.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for everything; default: 10.")] = None,
@@ -84,8 +87,8 @@ def train(
         from svertka.api.train import train
 
         result = train(
-            data, recipe=recipe, model=model, epochs=epochs, minutes=minutes, settings=settings or [],
-            seed=seed, out=out, resume=resume, device=device, tensorboard=tensorboard,
+            data, recipe=recipe, model=model, weights=weights, epochs=epochs, minutes=minutes,
+            settings=settings or [], seed=seed, out=out, resume=resume, device=device, tensorboard=tensorboard,
         )  # fmt: skip
         show(result, tables.trained)
 
@@ -121,6 +124,42 @@ def predict(
         show(result, tables.predicted)
         if any(item["error"] for item in result["predictions"]):
             raise typer.Exit(1)
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="Such as `resnet*`, or a part of a name.")] = "*",
+    sort: Annotated[str, typer.Option(help="A column; with a minus before it downwards.")] = "name",
+    json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
+) -> None:  # fmt: skip
+    """List the architectures, their sizes and published accuracies."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.models import list_models
+
+        show(list_models(pattern, sort=sort), tables.models)
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="A name of `svertka models`.")],
+    size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of the input.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the network here (PNG).")] = None,
+    field: Annotated[Path | None, typer.Option(help="Draw the effective receptive field here (PNG).")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights that --field is measured with.")] = None,
+    seed: Seed = 0,
+    json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
+) -> None:  # fmt: skip
+    """Take an architecture apart: shapes, parameters, MACs and receptive field of every layer."""
+    with display.shown(json, quiet) as show:
+        from svertka.api.inspect import inspect
+
+        result = inspect(
+            model, size=size, classes=classes, channels=channels, figure=figure, field=field,
+            weights=weights, seed=seed,
+        )  # fmt: skip
+        show(result, tables.inspected)
 
 
 @app.command()

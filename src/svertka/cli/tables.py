@@ -62,6 +62,46 @@ def predicted(result: dict[str, Any]) -> None:
         print(f"{item['path']}: {first['name']} {100 * first['probability']:.1f} %  ({rest})")
 
 
+def models(result: list[dict[str, Any]]) -> None:
+    """A row an architecture."""
+    head = ["name", "family", "year", "parameters", "MACs", "input", "top-1", "weights"]
+    rows = [
+        [m["name"], m["family"], str(m["year"]), count(m["parameters"]), count(m["macs"]), f"{m['input']} px",
+         f"{m['top1']:.1f} %" if m["top1"] else "", ", ".join(m["weights"])]
+        for m in result
+    ]  # fmt: skip
+    table(head, rows)
+
+
+def inspected(result: dict[str, Any]) -> None:
+    """A row a layer, then the totals."""
+    head = ["layer", "kind", "output", "parameters", "MACs", "memory", "field", "stride"]
+    rows = [
+        [layer["name"], layer["kind"], " × ".join(map(str, layer["output"])), count(layer["parameters"]),
+         count(layer["macs"]), f"{layer['activation_bytes'] / 1024:,.0f} KiB",
+         f"{layer['receptive_field']} px" + (" (gate: all)" if layer["gated"] else ""),
+         str(layer["stride"] or "")]
+        for layer in result["layers"]
+    ]  # fmt: skip
+    table(head, rows)
+    shape = " × ".join(map(str, result["input"]))
+    sizes = f"{count(result['parameters'])} parameters, {count(result['macs'])} MACs"
+    print(f"{result['model']} for {shape}: {sizes},")
+    memory = result["activation_bytes"] / 2**20
+    print(f"{result['depth']} weighted layers deep, {memory:.1f} MiB of activations an image,")
+    print(f"receptive field before the pool {result['receptive_field']} px")
+    for file in result["files"]:
+        print(f"drawn: {file}")
+
+
+def count(number: float) -> str:
+    """Three digits and a unit: 61.7 k, 11.7 M, 1.81 G."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
 def cached(result: dict[str, Any]) -> None:
     """Where the cache lies and how full it is."""
     print(
@@ -72,14 +112,8 @@ def cached(result: dict[str, Any]) -> None:
 
 
 def table(head: list[str], rows: list[list[str]]) -> None:
-    """Columns as wide as they need; the first one left, the others right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(box=box.SIMPLE_HEAD)
-    for index, name in enumerate(head):
-        drawn.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    Console().print(drawn)
+    """Columns as wide as they need and never folded; the first one left, the others right."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, ["─" * width for width in widths], *rows]:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join([row[0].ljust(len(first)), *others]).rstrip())

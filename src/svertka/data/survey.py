@@ -43,5 +43,5 @@ def survey(dataset: Dataset) -> Survey:
         except ImageError as error:
             problem = str(error)
     if not sides or not greys:
-        raise DataError(f"none of the images of {dataset.name} that were looked at can be decoded; the last: {problem}")
+        raise DataError(f"of {dataset.name} no image that was looked at can be decoded; the last: {problem}")
     return Survey(int(np.median(sides)), all(greys))

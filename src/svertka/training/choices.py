@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from svertka.data.survey import Survey
-from svertka.models import catalog
+from svertka.models import catalog, weights
+from svertka.models.published import WeightSet
 from svertka.models.rows import Row
 from svertka.recipe import Recipe
 
@@ -28,19 +29,22 @@ def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
         model["name"] = "lenet5" if facts.median_side <= SMALL_SIDE else "resnet18"
         reasons.append(f"model {model['name']}: the median short side is {facts.median_side} px")
     row = catalog.find(model["name"])
+    published = weights.find(row.name, model["weights"]) if model["weights"] != "none" else None
+    if published:
+        model["weights"] = published.name
     if data["size"] == "auto":
-        data["size"] = _size(row, facts)
+        data["size"] = published.size if published else _size(row, facts)
         reasons.append(f"input {data['size']} px")
     if data["channels"] == "auto":
-        data["channels"] = 1 if facts.grey else 3
-        if facts.grey:
+        data["channels"] = 1 if facts.grey and not published else 3
+        if data["channels"] == 1:
             reasons.append("1 channel: all images looked at are grey")
     if data["interpolation"] == "auto":
-        data["interpolation"] = "bilinear"
+        data["interpolation"] = published.interpolation if published else "bilinear"
     if data["normalization"] == "auto":
-        data["normalization"] = "channel_mean_std"
+        data["normalization"] = "weights" if published else "channel_mean_std"
     if data["store_size"] == "auto":
-        data["store_size"] = data["size"] if data["size"] <= 64 else round(data["size"] * STORE_MARGIN)
+        data["store_size"] = _store_size(data["size"], published)
     if not recipe.augment.model_fields_set:
         augment.update(_augmentation(data["size"], reasons))
     return Recipe.parse(values), reasons
@@ -52,6 +56,13 @@ def _size(row: Row, facts: Survey) -> int:
     if facts.median_side <= 64:
         return max(64, row.smallest)
     return max(PHOTO_SIZE, row.smallest)
+
+
+def _store_size(size: int, published: WeightSet | None) -> int:
+    """Short side to store: that of the weights, in proportion to the input; small images have no margin."""
+    if published:
+        return max(size, round(size * published.store_size / published.size))
+    return size if size <= 64 else round(size * STORE_MARGIN)
 
 
 def _augmentation(size: int, reasons: list[str]) -> dict[str, Any]:

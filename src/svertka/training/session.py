@@ -7,7 +7,7 @@ same session again and refuses to go on where anything differs from those facts.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from svertka.data.split import Splits, refuse_too_many_broken, split
 from svertka.data.store import open_pixels
 from svertka.errors import RunError
 from svertka.images.preprocess import Interpolation, Normalization, Preprocess
+from svertka.models import weights
 from svertka.models.catalog import build
 from svertka.models.network import Network
 from svertka.recipe import Recipe
@@ -61,22 +62,18 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         in_channels=int(data.channels),
         size=int(data.size),
         seed=seed,
+        weights=recipe.model.weights,
         **recipe.model.choices(),
     )
-    blank = Preprocess(
-        channels=int(data.channels),
-        fit=data.fit,
-        size=int(data.size),
-        store_size=int(data.store_size),
-        interpolation=cast(Interpolation, data.interpolation),
-        normalization=cast(Normalization, data.normalization),
-    )
+    blank = _preprocess(recipe)
     pixels = open_pixels(dataset, blank)
     refuse_too_many_broken(len(dataset), pixels.broken)
     splits = split(dataset, validation=data.validation, test=data.test, seed=seed, exclude=pixels.broken)
     for sentence in (*splits.notes, splits.account()):
         progress.say(sentence)
-    preprocess = blank.fitted(pixels[i] for i in splits.train)
+    preprocess = blank
+    if data.normalization != "weights":
+        preprocess = blank.fitted(pixels[i] for i in splits.train)
 
     def batches(part: np.ndarray[Any, np.dtype[np.int64]], training: bool) -> Batches:
         return Batches(
@@ -104,6 +101,22 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         batches(splits.test, False) if len(splits.test) else None,
         time.monotonic() - began,
     )
+
+
+def _preprocess(recipe: Recipe) -> Preprocess:
+    """The preprocessing of a recipe: with the statistics of the weights, or none yet."""
+    data = recipe.data
+    shape: dict[str, Any] = {
+        "channels": int(data.channels),
+        "fit": data.fit,
+        "size": int(data.size),
+        "store_size": int(data.store_size),
+        "interpolation": cast(Interpolation, data.interpolation),
+    }
+    if data.normalization == "weights":
+        published = weights.preprocess(recipe.model.name, recipe.model.weights, channels=shape["channels"])
+        return replace(published, **shape)
+    return Preprocess(**shape, normalization=cast(Normalization, data.normalization))
 
 
 def begin(run: Run, session: Session, seconds_left: float) -> int:
