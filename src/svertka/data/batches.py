@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -39,6 +40,20 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+class Stream(Protocol):
+    """What a training loop asks of a part of a dataset: inputs (pixels or features) in batches."""
+
+    labels: NDArray[np.int64]  # of the whole dataset
+    indices: NDArray[np.int64]  # the items of this part
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on."""
 
 
 class Batches:

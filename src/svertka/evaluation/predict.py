@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from svertka import progress
-from svertka.data.batches import Batches
+from svertka.data.batches import Stream
 
 
-def answer(network: nn.Module, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
+def answer(network: nn.Module, batches: Stream, title: str | None = None) -> NDArray[np.float32]:
     """Logits (n, k) of all images of `batches`, in their order; leaves the network in the mode it had.
 
     With a `title` the work is shown as progress.

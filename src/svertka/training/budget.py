@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from svertka import progress
-from svertka.data.batches import Batches
+from svertka.data.batches import Stream
 from svertka.models.network import Network
 from svertka.recipe import Recipe
 from svertka.training.losses import loss
@@ -32,7 +32,7 @@ class Pace:
         return self.training + self.validation
 
 
-def measure(network: Network, recipe: Recipe, train: Batches, validation: Batches) -> Pace:
+def measure(network: Network, recipe: Recipe, train: Stream, validation: Stream) -> Pace:
     """Run steps for about two seconds on a copy; the network and all random state stay as they are."""
     trial = copy.deepcopy(network).train()
     optimizer = build_optimizer(trial, recipe.optimizer)

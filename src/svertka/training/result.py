@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svertka.data.batches import Batches
+from svertka.data.batches import Stream
 from svertka.evaluation.calibration import fit_temperature, probabilities
 from svertka.evaluation.metrics import Metrics
 from svertka.evaluation.predict import answer
@@ -53,5 +53,5 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _answers(made: Session, batches: Batches) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _answers(made: Session, batches: Stream) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return answer(made.network, batches, "Measuring"), made.dataset.labels[batches.indices]

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from svertka import progress
-from svertka.data.batches import Batch, Batches
+from svertka.data.batches import Batch, Stream
 from svertka.errors import Interrupted, TrainingError
 from svertka.evaluation.predict import answer
 from svertka.models.network import Network
@@ -41,8 +41,8 @@ class Job:
     recipe: Recipe
     seed: int
     epochs: int
-    train: Batches
-    validation: Batches
+    train: Stream
+    validation: Stream
     log: Callable[[dict[str, Any]], None] = lambda row: None  # called with each row of the history
     stopped: Callable[[], bool] = lambda: False  # asked after each step: does the user want to stop?
 
@@ -166,7 +166,7 @@ def sentence(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def validate(state: State, batches: Batches) -> dict[str, float]:
+def validate(state: State, batches: Stream) -> dict[str, float]:
     """Loss (nats) and accuracy of the network as it is."""
     logits = torch.from_numpy(answer(state.network, batches))
     labels = torch.from_numpy(batches.labels[batches.indices])
