@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from svertka.data.augment import augment, evaluation_views
+from svertka.data.order import Order
 from svertka.data.parallel import cores, for_each, in_order
 from svertka.data.store import Pixels
 from svertka.errors import DataError, OptionError
@@ -64,8 +65,7 @@ class Batches:
         labels: (num_items,) int64 of the whole dataset.
         indices: (n,) the items of this part.
         preprocess: fitted; gives the views and the normalization.
-        batch_size: images a step. The last step of an epoch takes what is left; if that is a single image and
-            the order is shuffled (in training) it joins the step before: batch normalization needs two.
+        batch_size: images a step; see `Order` for the last one.
         seed: of order and augmentation.
         augment: random transforms; None: the evaluation views.
         shuffle: a new order each epoch; else that of `indices`.
@@ -98,36 +98,24 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
-        self.shuffle = shuffle
+        self._order = Order(self.indices, batch_size, seed, shuffle)
         self.device = torch.device(device)
         self._check()
         self._normalize = Normalizer(preprocess, self.device, memory_format)
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        full, left = divmod(len(self.indices), self.batch_size)
-        joins = self.shuffle and left == 1 and full > 0
-        return full + (left > 0 and not joins)
+        return len(self._order)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number` from step `start` on, whether earlier ones were asked for or not."""
-        order = self.order(number)
+        items = self._order.epoch(number)
         with ThreadPoolExecutor(cores()) as pool, ThreadPoolExecutor(1) as assembler:
 
             def assemble(step: int) -> Batch:
-                return self._batch(number, step, self._step_indices(order, step), pool)
+                return self._batch(number, step, self._order.step(items, step), pool)
 
             yield from in_order(assembler, assemble, range(start, len(self)), ahead=AHEAD)
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The items of this part in the order of an epoch."""
-        if not self.shuffle:
-            return self.indices
-        return generator(self.seed, "order", epoch).permutation(self.indices)
-
-    def _step_indices(self, order: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-        end = len(order) if step == len(self) - 1 else (step + 1) * self.batch_size
-        return order[step * self.batch_size : end]
 
     def _batch(self, epoch: int, step: int, indices: NDArray[np.int64], pool: ThreadPoolExecutor) -> Batch:
         if self.augment is None:
