@@ -28,7 +28,7 @@ from svertka import progress
 from svertka.errors import OptionError, StoreError
 from svertka.files import cache_folder, disk_errors, folder_bytes
 
-KINDS = ("pixels",)
+KINDS = ("pixels", "engines")
 LIMIT_VARIABLE = "SVERTKA_CACHE_LIMIT_GB"
 DEFAULT_LIMIT_GB = 20.0
 SPARE_BYTES = 200_000_000
