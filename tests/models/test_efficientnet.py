@@ -82,13 +82,11 @@ def test_widths_depths_and_drops_of_lite_are_the_references(name):
 
 
 def test_stochastic_depth_rises_as_torchvisions():
-    drops = [
-        [module.p for module in net.modules() if isinstance(module, StochasticDepth) and module.p]
-        for net in (build("efficientnet_b0"), theirs.efficientnet_b0())
-    ]
-    joined = [p for p in drops[1] if any(math.isclose(p, q) for q in drops[0])]  # theirs has unused ones
-    assert drops[0] == pytest.approx(joined)
-    assert len(drops[0]) == 9  # blocks of B0 with a sum
+    ours = [module.p for module in build("efficientnet_b0").modules() if isinstance(module, StochasticDepth)]
+    blocks = [module for module in theirs.efficientnet_b0().modules() if isinstance(module, theirs.MBConv)]
+    expected = [block.stochastic_depth.p for block in blocks if block.use_res_connect]
+    assert ours == pytest.approx(expected)
+    assert len(ours) == 9
 
 
 @pytest.mark.parametrize("side", [7, 8, 9, 16, 17])

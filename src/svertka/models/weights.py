@@ -220,8 +220,8 @@ def _unpickle(path: Path) -> Any:
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         if forbidden:
             raise WeightsError(
-                f"{path} holds more than tensors ({forbidden[1]}), and reading it could run a program; it was "
-                "not read. Take a .safetensors file, or save the state dict alone where you trust the file."
+                f"{path} holds more than tensors ({forbidden[1]}), and reading it could run a program; it "
+                "was not read. Take a .safetensors file, or save the state dict alone if you trust it."
             ) from None
         raise _damaged(path, "it cannot be unpickled") from None  # torch's own advice is to read it unsafely
     except Exception as error:  # damaged pickles raise whatever they please
