@@ -166,6 +166,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.path: list[tuple[str, bool]] = [("", False)]  # modules we are in, and whether they are layers
         self.row = _Row()
         self.rows: list[Layer] = []
+        self.written: Tensor | None = None  # what the last row is about
 
     @contextmanager
     def listening(self, network: nn.Module) -> Iterator[None]:
@@ -216,8 +217,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.row.operations += 1
         self.row.macs += _macs(call)
         path, leaf = self.path[-1]
-        if not leaf and not (call.moves or name == "clone"):
+        rearranges = call.moves or name == "clone"
+        if not leaf and not rearranges:
             self._write(path, KINDS.get(name, name.strip("_")), call.results[0])
+        elif not leaf and call.source[0] is self.written and self.rows[-1].name == path:
+            self._rewrite(call.results[0])
         return result
 
     def _count_parameters(self, tensors: list[Tensor]) -> None:
@@ -228,7 +232,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _write(self, name: str, kind: str, output: Tensor) -> None:
         self.rows.append(_layer(name, kind, self.row, self.traces[output], output))
-        self.row = _Row()
+        self.row, self.written = _Row(), output
+
+    def _rewrite(self, output: Tensor) -> None:
+        """The module goes on by dealing out the same values anew (a channel shuffle): still the same row."""
+        last = self.rows[-1]
+        if output.ndim > 1 and output.numel() == SIDES * math.prod(last.output):
+            row = _Row(macs=last.macs, parameters=last.parameters)
+            self.rows[-1] = _layer(last.name, last.kind, row, self.traces[output], output)
+            self.written = output
 
 
 KINDS = {
@@ -237,6 +249,7 @@ KINDS = {
     "mul": "Multiply",
     "mul_": "Multiply",
     "cat": "Concatenate",
+    "stack": "Concatenate",
     "mean": "Mean",
     "relu": "ReLU",
     "relu_": "ReLU",
