@@ -197,3 +197,16 @@ def test_what_cannot_be_batched_is_refused(plain):
             Preprocess(size=8, store_size=9, normalization="channel_mean"),
             batch_size=2,
         )
+
+
+def test_memory_is_used_again_but_never_while_a_tensor_shares_it(plain):
+    batches = training(ragged_pixels(plain), plain)
+    kept, copies, places = [], [], set()
+    for number in range(6):
+        for batch in batches.epoch(number):
+            places.add(batch.images.data_ptr())
+            if number == 0:
+                kept.append(batch.images[1:, :1])  # a view is all that is kept
+                copies.append(batch.images[1:, :1].clone())
+    assert len(places) < 20  # of 30 batches
+    assert all(torch.equal(view, copy) for view, copy in zip(kept, copies, strict=True))

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from svertka.data.parallel import for_each
@@ -29,6 +30,7 @@ Images = NDArray[np.uint8]
 
 RATIO = (3 / 4, 4 / 3)  # of a random box, width to height, as in Inception's training
 ATTEMPTS = 10  # to find a box that fits, as torchvision's RandomResizedCrop
+TORCH_SPLITS = 32768  # numbers from which on torch uses threads of its own; ours are enough
 SMALL = 64  # px: up to this size all crops of a batch are one gather, above it each is a copy of rows
 
 
@@ -61,21 +63,31 @@ def augment(
 
 def flip(batch: Images, settings: Augment, generator: np.random.Generator) -> Images:
     """Mirror each image left to right with probability 1/2; in place."""
-    chosen = generator.random(len(batch)) < 0.5
-    if settings.flip:
-        colours = as_elements(batch)
-        for index in np.flatnonzero(chosen):
-            colours[index] = colours[index, :, ::-1]
+    chosen = np.flatnonzero(generator.random(len(batch)) < 0.5)
+    if not settings.flip or not len(chosen):
+        return batch
+    width, channels = batch.shape[2:]
+    rows = batch[chosen].reshape(-1, width, channels)
+    at_once = max(1, (TORCH_SPLITS - 1) // (width * channels))
+    for top in range(0, len(rows), at_once):
+        part = channels_last(rows[top : top + at_once])
+        part.copy_(part.flip(3))
+    batch[chosen] = rows.reshape(-1, *batch.shape[1:])
     return batch
 
 
 OPERATORS: tuple[Callable[[Images, Augment, np.random.Generator], Images], ...] = (flip,)
 
 
-def as_elements(images: Images) -> NDArray[np.void]:
-    """A view (…, h, w) of images (…, h, w, c) in which a pixel is one element: faster to move about."""
-    elements: NDArray[np.void] = images.view(f"V{images.shape[-1]}")[..., 0]
-    return elements
+def channels_last(image: Images) -> Tensor:
+    """A contiguous image (h, w, c) as a tensor (1, c, h, w) without a copy.
+
+    It has the strides of torch.channels_last also in the first dimension, which permute() does not give it;
+    without them torch's fast paths for uint8 unpack and repack the channels.
+    """
+    height, width, channels = image.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    return torch.from_numpy(image).as_strided((1, channels, height, width), strides)
 
 
 def evaluation_views(
@@ -136,7 +148,7 @@ def resized_crops(
     def fill(place: int) -> None:
         top, left, height, width = boxes[place].tolist()
         box = pixels[int(indices[place])][top : top + height, left : left + width]
-        image = torch.from_numpy(np.ascontiguousarray(box)).permute(2, 0, 1)[None]  # (1, c, h, w)
+        image = channels_last(np.ascontiguousarray(box))
         resized = interpolate(image, (size, size), mode="bilinear", antialias=True)
         batch[place] = resized[0].permute(1, 2, 0).numpy()  # (h, w, c)
 
@@ -169,9 +181,8 @@ def pad_crops(
         if min(top, left) >= 0 and top + size <= image.shape[0] and left + size <= image.shape[1]:
             crops[place] = image[top : top + size, left : left + size]
         else:
-            crops[place] = (
-                as_elements(image).take(rows[place], 0).take(columns[place], 1)[..., None].view(np.uint8)
-            )
+            pixel = image.view(f"V{pixels.channels}")[..., 0]  # (h, w), a pixel as one element: moves faster
+            crops[place] = pixel.take(rows[place], 0).take(columns[place], 1)[..., None].view(np.uint8)
 
     for_each(pool, fill, len(indices))
     return crops

@@ -7,6 +7,7 @@ the network works on this one; images of different sizes are cut and resized in 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from svertka.recipe import Augment
 from svertka.shapes import Float, Int
 
 AHEAD = 2  # batches that are made before they are asked for
+FREE = 3  # references to a buffer of a list in a loop over it, counted by sys.getrefcount
 PIXELS_A_TASK = 1 << 16  # what fits the cache of a core
 
 
@@ -157,7 +159,8 @@ class Normalizer:
     def __init__(
         self, preprocess: Preprocess, device: torch.device, memory_format: torch.memory_format
     ) -> None:
-        self.device, self.memory_format = device, memory_format
+        self.device = device
+        self._buffers: list[NDArray[np.float32]] = []
         self.scale, self.shift = preprocess.affine()
         self.last = memory_format == torch.channels_last
         if self.last:  # (size, size, c): NumPy is fast only where the innermost axis is long
@@ -179,7 +182,7 @@ class Normalizer:
     def on_cpu(self, views: NDArray[np.uint8], pool: ThreadPoolExecutor) -> Float[Tensor, "n c h w"]:
         count, height, width = views.shape[:3]
         source = views if self.last else views.transpose(0, 3, 1, 2)
-        target = np.empty(source.shape, dtype=np.float32)  # NumPy asks for huge pages: 3 x faster to fill
+        target = self._buffer(source.shape)
         step = max(1, PIXELS_A_TASK // (height * width))
 
         def fill(task: int) -> None:
@@ -192,3 +195,16 @@ class Normalizer:
         for_each(pool, fill, -(-count // step))
         inputs = torch.from_numpy(target)
         return inputs.permute(0, 3, 1, 2) if self.last else inputs
+
+    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array to fill: one of an earlier batch that nobody holds any more, else a new one.
+
+        New memory comes page by page from the system, which takes as long as all the rest. A tensor holds
+        its array as long as anything shares its storage, so the count of references tells.
+        """
+        self._buffers = [buffer for buffer in self._buffers if buffer.shape == shape][: AHEAD + 3]
+        for buffer in self._buffers:
+            if sys.getrefcount(buffer) == FREE:
+                return buffer
+        self._buffers.append(np.empty(shape, dtype=np.float32))
+        return self._buffers[-1]
