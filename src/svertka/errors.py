@@ -40,8 +40,8 @@ class OptionError(UsageError):
     """An option is unknown, out of range, or has no effect with the others."""
 
 
-class DataError(UsageError):
-    """The data named by the user cannot be used."""
+class DataError(UsageError, ValueError):
+    """The data named by the user cannot be used; a `ValueError` too, as scikit-learn wants it."""
 
 
 class ModelError(UsageError):

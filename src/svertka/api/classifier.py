@@ -9,9 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
 
 from svertka import files
 from svertka.api.train import train
@@ -74,8 +76,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: not as many labels as images, one class only, or images of another kind.
             OptionError: a setting that is unknown or cannot act.
         """
-        check_classification_targets(y)
-        labels = np.asarray(y)
+        labels = column_or_1d(y, warn=True)
+        assert_all_finite(labels, input_name="y")
+        check_classification_targets(labels)
         self.classes_ = unique_labels(labels)
         dataset = self._dataset(X, labels)
         with tempfile.TemporaryDirectory(prefix="svertka-") as folder:
@@ -103,7 +106,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         images = _images(X)
         answers = []
-        for answer in self._classifier().answers(images):
+        for answer in self._answering.answers(images):
             if isinstance(answer, ImageError):
                 raise answer
             answers.append(answer)
@@ -111,6 +114,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of each image; errors as `predict_proba`."""
+        check_is_fitted(self)
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
 
     def save(self, path: str | Path) -> None:
@@ -140,21 +144,27 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.temperature_ = run.metrics["temperature"]
         self.history_ = run.history
         self.files_ = {name: run.file(name).read_bytes() for name in FILES}
-        self._loaded: Classifier | None = None
-
-    def _classifier(self) -> Classifier:
-        if self._loaded is None:
-            with tempfile.TemporaryDirectory(prefix="svertka-") as folder:
-                for name, content in self.files_.items():
-                    Path(folder, name).write_bytes(content)
-                self._loaded = Classifier.load(Run.open(folder), pick_device(self.device))
-        return self._loaded
+        self._answering = Classifier.load(run, pick_device(self.device))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
-        if "_loaded" in state:
-            state["_loaded"] = None
+        state.pop("_answering", None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "files_" in state:
+            with tempfile.TemporaryDirectory(prefix="svertka-") as folder:
+                for name, content in self.files_.items():
+                    Path(folder, name).write_bytes(content)
+                self._keep(Run.open(folder))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
 
     def _dataset(self, X: Any, labels: NDArray[Any]) -> Dataset:
         names = [str(label) for label in self.classes_]
@@ -162,6 +172,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(names) < 2:
             raise DataError(f"ImageClassifier needs two or more classes, got only one class: {names}.")
         images = _images(X)
+        if len(images) != len(labels):
+            raise DataError(f"expected a label for each image, got {len(labels)} for {len(images)} images.")
         if isinstance(images, list):
             return from_paths(images, codes, classes=names, name="X")
         return from_arrays(images, codes, classes=names, name="X")
@@ -175,11 +187,22 @@ def _images(X: Any) -> list[Path] | NDArray[np.uint8]:
     """
     if isinstance(X, str | Path):
         raise DataError(f"expected a sequence of image paths or an array of images, got one path: {X}.")
-    values = X if isinstance(X, np.ndarray) else list(X)
+    if issparse(X):
+        raise DataError("expected image paths or uint8 images, got a sparse table.")
+    values = np.asarray(X) if hasattr(X, "__array__") else list(X)
     if len(values) and all(isinstance(value, str | Path) for value in values):
         return [Path(value) for value in values]
-    pixels = np.asarray(values)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+    try:
+        pixels = np.asarray(values)
+    except ValueError:
+        shapes = sorted({np.shape(value) for value in values})
+        raise DataError(
+            f"expected images of one size in an array, got the shapes {shapes[:3]} …; "
+            "give the paths of image files if they differ in size."
+        ) from None
+    if pixels.ndim == 4 and pixels.shape[3] == 1:
+        pixels = pixels[..., 0]
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
         raise DataError(
             f"expected paths, or uint8 images (n, h, w) or (n, h, w, 3), got {pixels.dtype} of shape "
             f"{pixels.shape}. Keep images as images: a flattened table has lost their shape."
