@@ -23,8 +23,6 @@ from svertka.runs.environment import pick_device, prepare_cpu
 from svertka.runs.run import Run
 from svertka.runs.seen import seen_in_training
 
-BATCH = 128
-
 
 def evaluate(
     runs: str | Path | Sequence[str | Path], data: str | Path | Dataset, *, device: str = "auto"
@@ -40,10 +38,12 @@ def evaluate(
     Raises:
         RunError: a run is not finished or damaged.
         DataError: classes the run does not know, or no image is left.
-        OptionError: runs with different classes.
+        OptionError: no run, or runs with different classes.
     """
     prepare_cpu()
     opened = [Run.open(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not opened:
+        raise OptionError("expected one run or more to evaluate, got none.")
     device = pick_device(device)
     classifiers = [Classifier.load(run, device) for run in opened]
     classes = classifiers[0].classes
@@ -54,22 +54,23 @@ def evaluate(
     dataset = data if isinstance(data, Dataset) else open_dataset(data, training=False)
     labels = _labels(dataset, classes)
     indices, left_out = _unseen(opened, dataset)
-    broken: set[int] = set()
+    stores = [open_pixels(dataset, classifier.preprocess) for classifier in classifiers]
+    broken = {index for pixels in stores for index in pixels.broken}
+    good = np.array([index for index in indices.tolist() if index not in broken], dtype=np.int64)
+    counts = {"images": len(good), "left_out": left_out, "broken": len(indices) - len(good)}
+    if not len(good):
+        raise DataError(
+            f"no image of {dataset.name} is left to evaluate on: {left_out} were seen in training or "
+            f"validation, {counts['broken']} are broken."
+        )
     answers = []
-    for classifier in classifiers:
-        pixels = open_pixels(dataset, classifier.preprocess)
-        broken = broken | set(pixels.broken)
-        good = np.array([index for index in indices if index not in broken], dtype=np.int64)
-        if not len(good):
-            raise DataError(
-                f"no image of {dataset.name} is left to evaluate on: {left_out} were seen in training."
-            )
-        batches = Batches(pixels, labels, good, classifier.preprocess, batch_size=BATCH, device=device)
+    for run, classifier, pixels in zip(opened, classifiers, stores, strict=True):
+        size = run.recipe.optimizer.batch_size  # as at the end of training, so that the bits agree
+        batches = Batches(pixels, labels, good, classifier.preprocess, batch_size=size, device=device)
         answers.append(
             probabilities(answer(classifier.network, batches, "Evaluating"), classifier.temperature)
         )
     metrics = Metrics.of(np.mean(answers, axis=0), labels[good], classes)
-    counts = {"images": len(good), "left_out": left_out, "broken": len(set(indices.tolist()) & broken)}
     return {"runs": [str(run.path) for run in opened], "data": dataset.name, **counts, **metrics.to_dict()}
 
 

@@ -15,8 +15,10 @@ from svertka.runs.run import Run
 MOST_CLASSES = 5
 
 
-def predict(run: str | Path, images: Iterable[str | Path], *, device: str = "auto") -> dict[str, Any]:
-    """Classify image files, and all image files in folders.
+def predict(
+    run: str | Path, images: str | Path | Iterable[str | Path], *, device: str = "auto"
+) -> dict[str, Any]:
+    """Classify image files, and all image files in folders; `images` is one path or several.
 
     Returns:
         `predictions[{path classes[{name probability}] error}]`: up to five classes, most probable first;
@@ -28,7 +30,7 @@ def predict(run: str | Path, images: Iterable[str | Path], *, device: str = "aut
     """
     prepare_cpu()
     classifier = Classifier.load(Run.open(run), pick_device(device))
-    paths = list(_files(images))
+    paths = list(_files([images] if isinstance(images, str | Path) else images))
     found = zip(paths, classifier.answers(paths), strict=True)
     return {"predictions": [_prediction(path, answer, classifier.classes) for path, answer in found]}
 
