@@ -111,9 +111,17 @@ class Lambda(nn.Module):
         return self.function(x)
 
 
+def drop_the_result(x):
+    y, z = x * 2, x + 1
+    functional.relu(y, inplace=True)
+    z.sigmoid_()
+    z += y
+    return z
+
+
 FUNCTIONS = {
-    "max_pool ceil": lambda x: functional.max_pool2d(x, 3, 2, ceil_mode=True),
-    "max_pool ceil pad": lambda x: functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "max_pool ceil": lambda x: functional.max_pool2d(x, 4, 2, ceil_mode=True),
+    "max_pool ceil pad": lambda x: functional.max_pool2d(x, 4, 3, 1, ceil_mode=True),
     "max_pool ceil dropped": lambda x: functional.max_pool2d(x, 2, 3, 1, ceil_mode=True),
     "max_pool dilated": lambda x: functional.max_pool2d(x, 2, 1, dilation=2),
     "avg_pool pad": lambda x: functional.avg_pool2d(x, 3, 1, 1),
@@ -142,6 +150,7 @@ FUNCTIONS = {
     "amax": lambda x: torch.unflatten(x, 1, (-1, 2)).amax(2),
     "arithmetic": lambda x: (1 - x) * 2 / (x.abs() + 1) - torch.add(x, x, alpha=0.5) ** 2,
     "in place": lambda x: (x * 1).add_(x).mul_(3).relu_() + 1,
+    "in place, result dropped": drop_the_result,
     "clamp": lambda x: torch.clamp(x, min=-0.5) + x.clamp(-1, 0.3),
     "gelu tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "softmax": lambda x: functional.softmax(x, dim=1),
