@@ -93,6 +93,11 @@ def _unseen(runs: Sequence[Run], dataset: Dataset) -> tuple[NDArray[np.int64], i
         progress.say("this is the data of the run: only its test images count")
         tests = [np.array(fact["parts"]["test"], dtype=np.int64) for fact in facts]
         candidates = tests[0]
+        if not len(candidates):
+            raise DataError(
+                f"the run kept no images of {dataset.name} for a test (data.test = 0): name data that it has "
+                "not seen."
+            )
     elif np.any(dataset.declared == PARTS.index("test")):
         candidates = np.flatnonzero(dataset.declared == PARTS.index("test"))
     else:

@@ -11,10 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from svertka import progress
-from svertka.errors import SvertkaError
+from svertka.errors import SvertkaError, UsageError
 
 SECONDS_BEFORE_SHOWN = 2.0
 SECONDS_BETWEEN_LINES = 20.0
@@ -50,7 +50,21 @@ def shown(as_json: bool, quiet: bool) -> Iterator[Show]:
         raise SystemExit(0) from None
 
 
-def fail(error: SvertkaError, as_json: bool = False) -> None:
+def run(app: Callable[..., Any]) -> None:
+    """Run the command line and end the process; with `--json` wrong usage is a JSON value on stdout too."""
+    if "--json" not in sys.argv:
+        app()
+        return
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's own class is private to typer
+            raise
+        fail(UsageError(error.format_message()), as_json=True)
+    raise SystemExit(code or 0)
+
+
+def fail(error: SvertkaError, as_json: bool = False) -> NoReturn:
     """Print an error and end the process with its exit code."""
     if as_json:
         print(json.dumps({"error": str(error)}, ensure_ascii=False))

@@ -88,7 +88,8 @@ def train(
 
         result = train(
             data, recipe=recipe, model=model, weights=weights, epochs=epochs, minutes=minutes,
-            settings=settings or [], seed=seed, out=out, resume=resume, device=device, tensorboard=tensorboard,
+            settings=settings or [], seed=seed, out=out, resume=resume, device=device,
+            tensorboard=tensorboard,
         )  # fmt: skip
         show(result, tables.trained)
 
@@ -179,7 +180,7 @@ def cache(
 
 def main() -> None:
     """Entry point of the command `svertka`."""
-    app()
+    display.run(app)
 
 
 if __name__ == "__main__":

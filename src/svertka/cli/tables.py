@@ -22,10 +22,11 @@ def trained(result: dict[str, Any]) -> None:
         f"  trained on {images['train']} images, chosen on {images['validation']}, tested on {images['test']}"
     )
     print(f"  ({result['origin']})")
-    print(f"  test accuracy   {percent(result['test']['accuracy'])}")
-    print(
-        f"  log loss {result['test']['log_loss']:.3f}, calibration error {100 * result['test']['ece']:.1f} %"
-    )
+    if test := result["test"]:
+        print(f"  test accuracy   {percent(test['accuracy'])}")
+        print(f"  log loss {test['log_loss']:.3f}, calibration error {100 * test['ece']:.1f} %")
+    else:
+        print("  test accuracy   not measured: no images were kept for it (data.test = 0)")
     print(f"  time            {seconds['total']:.0f} s ({seconds['train']:.0f} s of training)")
     print(f"  run             {run}")
     print(f"\nNext:\n  svertka predict {run} IMAGE…\n  svertka evaluate {run} DATA")
