@@ -143,6 +143,22 @@ class Regularization(Settings):
     early_stopping: int = Field(0, ge=0, description="stop after so many epochs without a gain; 0: off")
 
 
+class Transfer(Settings):
+    """How far published weights are adapted; acts only with model.weights."""
+
+    rung: Literal["auto", "probe", "head", "stages", "full"] = Field(
+        "auto", description="the last rung to climb; auto: as far as it pays and the time allows"
+    )
+    depth: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="of the rung stages: 1 freezes the stem, 1 + i the first i stages too"
+    )
+    views: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
+        "auto", description="random views of each training image on a frozen trunk; auto: what fits the time"
+    )
+    precision: Literal["float16", "float32"] = Field("float16", description="of stored features")
+    lower_rate: float = Field(0.1, gt=0, le=1, description="learning rate below the last stages, as a share")
+
+
 class Budget(Settings):
     """How much time there is."""
 
@@ -158,6 +174,7 @@ class Recipe(Settings):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     regularization: Regularization = Regularization()
+    transfer: Transfer = Transfer()
     budget: Budget = Budget()
 
     @model_validator(mode="after")
@@ -168,6 +185,8 @@ class Recipe(Settings):
             )
         if self.data.normalization == "weights" and self.model.weights == "none":
             raise ValueError("data.normalization 'weights' needs model.weights, and there are none")
+        if self.model.weights == "none" and self.transfer != Transfer():
+            raise ValueError("the settings of transfer do nothing without model.weights")
         if self.model.init != "auto" and self.model.weights != "none":
             raise ValueError("model.init does nothing beside model.weights; give one of the two")
         return self

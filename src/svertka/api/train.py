@@ -15,7 +15,8 @@ from svertka.errors import OptionError, RunError
 from svertka.recipe import Recipe
 from svertka.runs.environment import pick_device, prepare_cpu
 from svertka.runs.run import Run, next_free
-from svertka.training import choices, logs, result, session, stopping, trainer
+from svertka.training import choices, logs, result, scratch, session, stopping
+from svertka.transfer import ladder
 
 
 def train(
@@ -75,14 +76,18 @@ def train(
             progress.say(sentence)
         made = session.prepare(dataset, chosen, seed, pick_device(device))
         left = chosen.budget.minutes * 60 - (time.monotonic() - began)
-        epochs = session.verify(run, made) if going_on else session.begin(run, made, left)
+        way = scratch if chosen.model.weights == "none" else ladder
+        plan = session.verify(run, made) if going_on else way.plan(made, left)
+        if not going_on:
+            session.begin(run, made, plan)
     except BaseException:
         run.discard()
         raise
     with stopping.watch() as stopped, logs.tensorboard(run if tensorboard else None) as log:
-        job = trainer.Job(chosen, seed, epochs, made.train, made.validation, log, stopped)
-        trainer.train(made.network, job, run)
-    result.measure(run, made, time.monotonic() - began)
+        trained = way.carry_out(run, made, plan, log, stopped)
+    training = sum(row["seconds"] for row in run.history)
+    spent = {"data": made.data_seconds, "features": plan.get("features_seconds", 0.0), "train": training}
+    result.measure(run, trained, {**spent, "total": time.monotonic() - began})
     return result.summary(run)
 
 

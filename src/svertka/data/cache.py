@@ -2,7 +2,8 @@
 
     cache_folder()/
       pixels/KEY/          an entry: a folder of files that are never changed, only made, read and removed
-      pixels/KEY.part/     an entry being made; without a process that holds its lock it is a leftover
+      pixels/KEY.part/     an entry being made; without a process that holds its lock it is a leftover,
+                           which is removed or (features) continued
       locks/               one file an entry, locked while that is made, checked or removed
       in-use/              one file an open entry and process, locked for as long as the entry is in use
 
@@ -28,7 +29,9 @@ from svertka import progress
 from svertka.errors import OptionError, StoreError
 from svertka.files import cache_folder, disk_errors, folder_bytes
 
-KINDS = ("pixels", "engines")
+KINDS = ("pixels", "engines", "features")
+RESUMABLE = ("features",)
+"""Kinds whose half-made entries survive a kill, for the next process that makes the same one."""
 LIMIT_VARIABLE = "SVERTKA_CACHE_LIMIT_GB"
 DEFAULT_LIMIT_GB = 20.0
 SPARE_BYTES = 200_000_000
@@ -64,14 +67,16 @@ def open_entry(
         kind: one of `KINDS`.
         key: 32 hex digits that stand for all that decides the content.
         valid: whether a folder that was found can be used.
-        build: fills an empty folder; when it raises nothing is left of it.
+        build: fills an empty folder (of a resumable kind: perhaps one that a killed process began); when it
+            raises an error nothing is left of it.
 
     Raises:
         StoreError: the disk is full or may not be written.
     """
     path = cache_folder() / kind / key
     with disk_errors(path):
-        _sweep(path.parent)
+        if kind not in RESUMABLE:
+            _sweep(path.parent)
         with _locked(path):
             reused = path.exists() and valid(path)
             if not reused:
@@ -167,15 +172,17 @@ def gigabytes(count: float) -> str:
 
 def _build(path: Path, build: Callable[[Path], None]) -> None:
     part = path.with_suffix(".part")
-    for leftover in (path, part):
+    resumable = path.parent.name in RESUMABLE
+    for leftover in (path,) if resumable else (path, part):
         if leftover.exists():
             shutil.rmtree(leftover)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=resumable)
     try:
         build(part)
         os.replace(part, path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+    except BaseException as error:
+        if not resumable or isinstance(error, Exception):
+            shutil.rmtree(part, ignore_errors=True)
         raise
 
 

@@ -45,6 +45,8 @@ def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
         data["normalization"] = "weights" if published else "channel_mean_std"
     if data["store_size"] == "auto":
         data["store_size"] = _store_size(data["size"], published)
+    if published and not recipe.optimizer.model_fields_set:
+        values["optimizer"].update(name="adamw", learning_rate=1e-3, weight_decay=0.05, batch_size=32)
     if not recipe.augment.model_fields_set:
         augment.update(_augmentation(data["size"], reasons))
     return Recipe.parse(values), reasons

@@ -1,12 +1,13 @@
 """Session: all that a training needs, made from (data, recipe, seed), and the facts it leaves in the run.
 
-A fresh run measures how many epochs fit, then writes its facts (`plan.json` last). A resumed run makes the
-same session again and refuses to go on where anything differs from those facts.
+A fresh run is planned by measuring, then writes its facts (`plan.json` last). A resumed run makes the same
+session again and refuses to go on where anything differs from those facts.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,17 +18,22 @@ from svertka import progress
 from svertka.data.batches import Batches
 from svertka.data.dataset import Dataset
 from svertka.data.split import Splits, refuse_too_many_broken, split
-from svertka.data.store import open_pixels
+from svertka.data.store import Pixels, open_pixels
 from svertka.errors import RunError
 from svertka.images.preprocess import Interpolation, Normalization, Preprocess
 from svertka.models import weights
 from svertka.models.catalog import build
+from svertka.models.initialization import WITH_DATA, initialize_with_data
 from svertka.models.network import Network
+from svertka.randomness import generator
 from svertka.recipe import Recipe
 from svertka.runs.environment import environment, versions
 from svertka.runs.run import Run
 from svertka.runs.seen import digest_prefixes
-from svertka.training.budget import epochs_that_fit, measure
+
+
+IMAGES_FOR_INIT = 64
+"""Training images that an initialisation which looks at data sees."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Session:
     device: str
     dataset: Dataset
     splits: Splits
+    pixels: Pixels
     preprocess: Preprocess
     network: Network
     train: Batches
@@ -74,6 +81,10 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
     preprocess = blank
     if data.normalization != "weights":
         preprocess = blank.fitted(pixels[i] for i in splits.train)
+    if recipe.model.init in WITH_DATA:
+        images = [preprocess.normalize(preprocess.fit_image(pixels[i]).transpose(2, 0, 1)) for i in
+                  generator(seed, "init", "images").permutation(splits.train)[:IMAGES_FOR_INIT]]  # fmt: skip
+        initialize_with_data(network, torch.from_numpy(np.stack(images)), recipe.model.init)
 
     def batches(part: np.ndarray[Any, np.dtype[np.int64]], training: bool) -> Batches:
         return Batches(
@@ -94,6 +105,7 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         device,
         dataset,
         splits,
+        pixels,
         preprocess,
         network.to(device),
         batches(splits.train, True),
@@ -119,21 +131,17 @@ def _preprocess(recipe: Recipe) -> Preprocess:
     return Preprocess(**shape, normalization=cast(Normalization, data.normalization))
 
 
-def begin(run: Run, session: Session, seconds_left: float) -> int:
-    """Measure the pace, decide the number of epochs, write the facts of a fresh run; returns the epochs."""
-    pace = measure(session.network, session.recipe, session.train, session.validation)
-    epochs = epochs_that_fit(session.recipe, pace, seconds_left)
+def begin(run: Run, session: Session, planned: Mapping[str, Any]) -> None:
+    """Write the facts of a fresh run; `planned` is what was measured and decided for it."""
     run.write_recipe(session.recipe)
     run.write("data.json", _data_facts(session))
     run.write("preprocess.json", session.preprocess.to_dict())
     run.write("environment.json", environment())
-    plan = {"epochs": epochs, "epoch_seconds_measured": round(pace.epoch, 4), **_bits_depend_on(session)}
-    run.write("plan.json", plan)
-    return epochs
+    run.write("plan.json", {**planned, **_bits_depend_on(session)})
 
 
-def verify(run: Run, session: Session) -> int:
-    """Check that a started run would go on with the same bits; returns its number of epochs.
+def verify(run: Run, session: Session) -> dict[str, Any]:
+    """Check that a started run would go on with the same bits; returns its plan.
 
     Raises:
         RunError: data, versions, threads or device differ; all differences in one message.
@@ -152,7 +160,7 @@ def verify(run: Run, session: Session) -> int:
         )
     if run.history:
         progress.say(f"going on after epoch {len(run.history)} of {plan['epochs']}")
-    return int(plan["epochs"])
+    return plan
 
 
 def _data_that_must_stay(session: Session) -> dict[str, Any]:
@@ -181,7 +189,6 @@ def _bits_depend_on(session: Session) -> dict[str, Any]:
     return {
         "seed": session.seed,
         "device": session.device,
-        "engine": "torch eager",
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }

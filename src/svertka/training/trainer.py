@@ -45,6 +45,7 @@ class Job:
     validation: Stream
     log: Callable[[dict[str, Any]], None] = lambda row: None  # called with each row of the history
     stopped: Callable[[], bool] = lambda: False  # asked after each step: does the user want to stop?
+    lower: tuple[nn.Module, ...] = ()  # what trains at transfer.lower_rate of the learning rate
 
 
 @dataclass
@@ -64,7 +65,8 @@ class State:
 
     @classmethod
     def fresh(cls, network: Network, job: Job) -> State:
-        optimizer = build_optimizer(network, job.recipe.optimizer)
+        lower_rate = job.recipe.transfer.lower_rate
+        optimizer = build_optimizer(network, job.recipe.optimizer, job.lower, lower_rate)
         schedule = build_schedule(optimizer, job.recipe.schedule, len(job.train), job.epochs)
         return cls(network, optimizer, schedule)
 
