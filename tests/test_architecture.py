@@ -148,7 +148,9 @@ def test_the_map_is_the_disk() -> None:
     real = {
         name
         for name in tracked.splitlines()
-        if name.startswith(("src/svertka/", "benchmarks/")) and not name.endswith("__init__.py")
+        if name.startswith(("src/svertka/", "benchmarks/"))
+        and name.endswith(".py")
+        and not name.endswith("__init__.py")
     }
     real |= {"src/svertka/__init__.py"}
     real = {name for name in real if (ROOT / name).exists()}

@@ -31,7 +31,6 @@ from svertka.runs.environment import environment, versions
 from svertka.runs.run import Run
 from svertka.runs.seen import digest_prefixes
 
-
 IMAGES_FOR_INIT = 64
 """Training images that an initialisation which looks at data sees."""
 
