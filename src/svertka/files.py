@@ -18,7 +18,7 @@ from svertka.errors import StoreError
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into an error that names the place and the next step."""
+    """Turn a full disk, a missing permission or a bad place into an error that names it and the way out."""
     try:
         yield
     except OSError as error:
@@ -29,6 +29,10 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"no permission to write {path}; choose another place with --out.") from error
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+            raise StoreError(
+                f"{path} cannot be written ({error.strerror}); choose another place with --out."
+            ) from error
         raise
 
 

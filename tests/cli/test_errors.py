@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
@@ -102,3 +103,58 @@ def test_too_many_broken_images(svertka_command, data: Path, tmp_path: Path) -> 
     for index in range(4):
         (data / "cat" / f"{index}.png").write_bytes(b"no image")
     refused(svertka_command("train", data, "--out", tmp_path / "run"), "4 images of 16.*0.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "3", "--minutes", "2"], "both say how long to train; give one of them"),
+        (["--epochs", "0"], "schedule.epochs.*greater than or equal to 1.*got 0"),
+        (["--minutes", "-1"], "budget.minutes.*greater than 0.*got -1"),
+        (["--device", "gpu"], "no device 'gpu'; (did you mean|choose from auto, cpu)"),
+        (["--set", "data.validation=0"], "data.validation.*greater than 0"),
+        (["--set", "augment.pad_crop=40"], "pad_crop reflects at most 31 pixels of these images, got 40"),
+        (["--set", "optimizer.learning_rate"], "expected GROUP.FIELD=VALUE, got 'optimizer.learning_rate'"),
+        (["--recipe", "nowhere.toml"], r"no recipe file nowhere\.toml"),
+        (["--set", "model.activation=rleu"], "did you mean 'relu'"),
+        (["--model", "resnet18", "--set", "model.init=xavier_unform"], "did you mean 'xavier_uniform'"),
+        (["--model", "lenet5", "--set", "data.size=8"], "lenet5.*smallest|at least"),
+        (["--resume"], "--resume needs --out"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(
+    svertka_command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(svertka_command("train", data, *options), message)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there(svertka_command, data: Path, tmp_path: Path) -> None:
+    answer = svertka_command("train", data, "--device", "cuda", "--out", tmp_path / "run")
+    refused(answer, "has no cuda; use --device cpu or auto")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_file_with_several_mistakes(svertka_command, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[optimizer]\nclipp = 1\n[schedule]\nepochs = -2\n")
+    answer = svertka_command("train", data, "--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "run")
+    refused(answer, "recipe.toml cannot be used.*clipp.*did you mean 'clip'.*schedule.epochs")
+
+
+def test_options_that_were_given_twice_over(svertka_command, data: Path, tmp_path: Path) -> None:
+    """A short option and the setting it is short for: the one written as `--set` is the later one."""
+    out = tmp_path / "run"
+    more = ("--set", "schedule.epochs=1", "--set", "data.size=12", "--model", "linear", "--json")
+    assert svertka_command("train", data, "--epochs", "3", "--out", out, *more).code == 0
+    assert len((out / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_place_that_cannot_be(svertka_command, data: Path, tmp_path: Path) -> None:
+    """A file stands where the folder of the run should be."""
+    (tmp_path / "file").write_text("")
+    answer = svertka_command("train", data, "--out", tmp_path / "file" / "run")
+    assert answer.code == 1
+    assert re.search("file.run cannot be written .*choose another place with --out", answer.err)
+    refused(svertka_command("train", data, "--out", tmp_path / "file"), "exists. Name another --out")
