@@ -29,7 +29,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"no permission to write {path}; choose another place with --out.") from error
-        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EFBIG):
             raise StoreError(
                 f"{path} cannot be written ({error.strerror}); choose another place with --out."
             ) from error

@@ -7,6 +7,8 @@ state is one file that is whole or not there.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,27 @@ from svertka.models.network import Network
 from svertka.runs.run import WEIGHTS, Run
 
 
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+"""How the weights and maps of a network may lie in memory; the last bits of answers depend on it."""
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON facts into one file, atomically."""
+    """Write tensors and JSON facts into one file, atomically.
+
+    Raises:
+        StoreError: the disk is full, or the folder may not be written.
+    """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"facts": json.dumps(facts, allow_nan=False)}
-    files.write_atomically(path, lambda part: save_file(whole, part, metadata))
+
+    def write(part: Path) -> None:
+        try:
+            save_file(whole, part, metadata)
+        except SafetensorError as error:  # hides what the system said, such as a full disk
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from error
+
+    files.write_atomically(path, write)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -81,7 +99,8 @@ def load_network(run: Run, device: str = "cpu") -> Network:
     network = blank_network(run)
     tensors, _ = load_tensors(run.file(WEIGHTS))
     fill(network, tensors, run.file(WEIGHTS))
-    return network.to(device).eval()
+    memory_format = MEMORY_FORMATS[run.plan.get("memory_format", "contiguous")]
+    return network.to(device, memory_format=memory_format).eval()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
