@@ -25,8 +25,14 @@ from svertka.models.network import Network
 from svertka.runs.run import WEIGHTS, Run
 
 
-MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-"""How the weights and maps of a network may lie in memory; the last bits of answers depend on it."""
+def arrange(network: Network) -> Network:
+    """Lay the weights of a convolutional network out as its convolutions are fastest, channels last.
+
+    Networks for one input size (LeNet-5 and smaller) are too small to gain. The last bits of answers depend
+    on the layout, so it follows from the network and is not measured.
+    """
+    for_any_size = network.sides[1] is None
+    return network.to(memory_format=torch.channels_last) if for_any_size else network
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -99,8 +105,7 @@ def load_network(run: Run, device: str = "cpu") -> Network:
     network = blank_network(run)
     tensors, _ = load_tensors(run.file(WEIGHTS))
     fill(network, tensors, run.file(WEIGHTS))
-    memory_format = MEMORY_FORMATS[run.plan.get("memory_format", "contiguous")]
-    return network.to(device, memory_format=memory_format).eval()
+    return arrange(network.to(device)).eval()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

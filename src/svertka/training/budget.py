@@ -16,7 +16,7 @@ from svertka.training.losses import loss
 from svertka.training.optimizers import build_optimizer
 
 MOST_EPOCHS = 60  # beyond this an automatic length gains little
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 1.0
 SHARE_FOR_TRAINING = 0.9  # of what is left; the rest is for the final evaluation and for noise
 
 
@@ -33,7 +33,7 @@ class Pace:
 
 
 def measure(network: Network, recipe: Recipe, train: Stream, validation: Stream) -> Pace:
-    """Run steps for about two seconds on a copy; the network and all random state stay as they are."""
+    """Run steps for about a second on a copy; the network and all random state stay as they are."""
     trial = copy.deepcopy(network).train()
     optimizer = build_optimizer(trial, recipe.optimizer)
     times: list[float] = []

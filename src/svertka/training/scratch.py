@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ from svertka.training.trainer import Job, train
 
 def plan(made: Session, seconds_left: float) -> dict[str, Any]:
     """Measure the pace and decide how many epochs fit: `engine epochs epoch_seconds`."""
+    began = time.monotonic()
     pace = measure(made.network, made.recipe, made.train, made.validation)
-    epochs = epochs_that_fit(made.recipe, pace, seconds_left)
+    epochs = epochs_that_fit(made.recipe, pace, seconds_left - (time.monotonic() - began))
     return {"engine": "eager", "epochs": epochs, "epoch_seconds": round(pace.epoch, 4)}
 
 

@@ -27,6 +27,7 @@ from svertka.models.initialization import WITH_DATA, initialize_with_data
 from svertka.models.network import Network
 from svertka.randomness import generator
 from svertka.recipe import Recipe
+from svertka.runs.checkpoint import arrange
 from svertka.runs.environment import environment, versions
 from svertka.runs.run import Run
 from svertka.runs.seen import digest_prefixes
@@ -106,7 +107,7 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         splits,
         pixels,
         preprocess,
-        network.to(device),
+        arrange(network.to(device)),
         batches(splits.train, True),
         batches(splits.validation, False),
         batches(splits.test, False) if len(splits.test) else None,

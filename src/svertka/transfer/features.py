@@ -1,7 +1,7 @@
 """Feature store: what a frozen trunk says of views of images, computed once and memory-mapped.
 
-View 0 of an image is its evaluation view, view k ≥ 1 a random one that (seed, content, k) decide
-alone. Each view of a list of items is an entry of the cache: one file of float16 or float32 rows, keyed by the
+View 0 of an image is its evaluation view; view k ≥ 1 is a random one that depends on (seed, content, k).
+Each view of a list of items is an entry of the cache: one file of float16 or float32 rows, keyed by the
 images, the preprocessing, the augmentation, the weights and code of the trunk, the engine and the versions;
 nothing stale is ever found. A pass that was killed goes on where it stopped.
 """
