@@ -32,7 +32,7 @@ from svertka.data.batches import Batches
 from svertka.data.dataset import Dataset
 from svertka.data.items import from_arrays
 from svertka.data.sources import open_dataset
-from svertka.data.store import clear_cache, open_pixels
+from svertka.data.store import clear_cache, describe_cache, open_pixels
 from svertka.images.preprocess import Preprocess
 from svertka.recipe import Augment
 
@@ -84,6 +84,7 @@ def ours(dataset: Dataset, preprocess: Preprocess, augment: Augment, batch_size:
 
 def ours_from_nothing(folder: Path, preprocess: Preprocess, augment: Augment, batch_size: int) -> int:
     clear_cache()
+    assert describe_cache()["bytes"] == 0
     return ours(open_dataset(folder), preprocess, augment, batch_size)()
 
 
@@ -114,7 +115,7 @@ def line(title: str, measured: dict[str, list[float]], reach: str) -> list[str]:
     return [title, own, names, f"{ratios[0]:.1f}× / {ratios[1]:.1f}×", reach]
 
 
-def arrays(rounds: int, count: int = 12_800, batch_size: int = 128) -> list[list[str]]:
+def arrays(rounds: int, count: int = 6_400, batch_size: int = 128) -> list[list[str]]:
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     preprocess = Preprocess(size=32, store_size=32, normalization="channel_mean_std", statistics=STATISTICS)
     data = Arrays(images, peer_transform(v2.RandomCrop(32, padding=4)))
@@ -156,14 +157,14 @@ def make_photos(folder: Path, count: int, width: int, height: int) -> Path:
     for number in range(count):
         rng = np.random.default_rng(number)
         picture = np.zeros((height, width, 3), np.float32)
-        for octave in range(2, 9):
+        for octave in range(2, 12):
             shape = (max(2, (height << octave) // 2048), max(2, (width << octave) // 2048), 3)
             noise = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
             large = noise.resize((width, height), Image.Resampling.BICUBIC)
-            picture += np.asarray(large, np.float32) * 0.55 ** (octave - 1)
+            picture += (np.asarray(large, np.float32) - 128) * 0.7**octave
         place = folder / f"class-{number % 2}"
         place.mkdir(parents=True, exist_ok=True)
-        picture *= 255 / picture.max()
+        picture = (picture * (60 / picture.std()) + 128).clip(0, 255)
         Image.fromarray(picture.astype(np.uint8)).save(place / f"{number}.jpg", quality=90)
     return folder
 
@@ -183,11 +184,11 @@ def main() -> None:
         if options.only in (None, "arrays"):
             rows += arrays(options.rounds)
         if options.only in (None, "photos"):
-            photos = options.photos or make_photos(scratch / "photos", 640, 500, 375)
+            photos = options.photos or make_photos(scratch / "photos", 384, 500, 375)
             name = "photos of the given folder" if options.photos else "500 × 375 px JPEGs"
             rows += files(photos, name, options.rounds, ("≥ 1.0×, aim 1.3×", "≥ 15×", "≥ 8×"))
         if options.only in (None, "large"):
-            large = make_photos(scratch / "large", 64, 4000, 3000)
+            large = make_photos(scratch / "large", 48, 4000, 3000)
             rows += files(large, "12 MP JPEGs", min(options.rounds, 3), ("≥ 1.7×", "–", "–"))
     finally:
         shutil.rmtree(scratch)

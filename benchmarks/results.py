@@ -6,6 +6,7 @@ results.write("Batches", table, notes)        the machine, versions, command and
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -40,12 +41,17 @@ def write(section: str, *paragraphs: str, file: Path = FILE) -> None:
 
 
 def conditions() -> str:
-    """Machine, threads, versions, command and date, as one paragraph."""
+    """Machine, threads, how busy it was (1 is one core's worth), versions, command and date."""
     facts = environment()
     named = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     command = " ".join(["python", *map(str, [Path("benchmarks") / Path(sys.argv[0]).name, *sys.argv[1:]])])
+    load = (
+        f"load average {os.getloadavg()[2]:.1f} over the last 15 minutes, "
+        if hasattr(os, "getloadavg")
+        else ""
+    )
     return (
-        f"*{facts['processor']}, {facts['cores']} cores, {torch.get_num_threads()} threads, "
+        f"*{facts['processor']}, {facts['cores']} cores, {torch.get_num_threads()} threads, {load}"
         f"{facts['platform']}; {named}; {today}; `{command}`*"
     )

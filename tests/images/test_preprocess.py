@@ -31,13 +31,20 @@ sizes = st.integers(12, 90)  # within the longest aspect that is kept whole
 
 @settings(deadline=None, max_examples=60)
 @given(height=sizes, width=sizes, store_size=st.integers(9, 60), seed=st.integers(0, 99))
-def test_shrink_is_torchvisions_resize_of_a_tensor_to_a_grey_level(height, width, store_size, seed):
+def test_shrink_is_torchvisions_resize_up_to_rounding(height, width, store_size, seed):
+    """Both round twice, after the horizontal and the vertical pass: each is within 1 level of the exact
+    result, and so within 2 of the other (measured: over 1 in 2 of 13 million values)."""
     image = smooth(height, width, seed)
     stored = Preprocess(size=8, store_size=store_size).shrink(image)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
-    truth = v2.functional.resize(tensor, [store_size], antialias=True).permute(1, 2, 0).numpy()
-    assert stored.shape == truth.shape
-    assert np.abs(stored.astype(int) - truth).max() <= 1
+    exact, rounded = (
+        v2.functional.resize(one, [store_size], antialias=True).permute(1, 2, 0).numpy().astype(np.float64)
+        for one in (tensor.double(), tensor)
+    )
+    assert stored.shape == exact.shape
+    assert np.abs(stored - exact).max() <= 1 + 1e-9
+    assert np.abs(stored - rounded).max() <= 2
+    assert (np.abs(stored - rounded) > 1).mean() < 1e-3
     assert stored.flags.writeable
 
 

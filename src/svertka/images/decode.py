@@ -156,6 +156,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any mode that the six formats come in, as RGB; transparent parts over white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.mode in ("La", "RGBa"):  # premultiplied
