@@ -200,11 +200,13 @@ class Normalizer:
         """An array to fill: one of an earlier batch that nobody holds any more, else a new one.
 
         New memory comes page by page from the system, which takes as long as all the rest. A tensor holds
-        its array as long as anything shares its storage, so the count of references tells.
+        its array as long as anything shares its storage, so the count of references tells. It is torch that
+        allocates, at multiples of 64 bytes: on other addresses some kernels sum in another order, and the
+        same batch would not give the same bits.
         """
         self._buffers = [buffer for buffer in self._buffers if buffer.shape == shape][: AHEAD + 3]
         for buffer in self._buffers:
             if sys.getrefcount(buffer) == FREE:
                 return buffer
-        self._buffers.append(np.empty(shape, dtype=np.float32))
+        self._buffers.append(torch.empty(shape, dtype=torch.float32).numpy())
         return self._buffers[-1]

@@ -148,7 +148,7 @@ class FeatureBatches:
 
         def assemble(step: int) -> Batch:
             chosen = self._order.step(items, step)
-            features = torch.from_numpy(view.of(chosen)).to(self.device)
+            features = torch.from_numpy(view.of(chosen)).clone().to(self.device)  # aligned as torch aligns
             labels = torch.from_numpy(self.labels[chosen]).to(self.device)
             return Batch(features, labels, torch.from_numpy(chosen.copy()))
 
