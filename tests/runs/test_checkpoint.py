@@ -81,7 +81,7 @@ def test_a_real_refusal_of_the_system(tmp_path: Path) -> None:
 
 def test_weights_of_another_make_are_refused(tmp_path: Path) -> None:
     layer = nn.Linear(2, 3)
-    with pytest.raises(RunError, match=r"here does not fit the model of the run: .*Missing key"):
+    with pytest.raises(RunError, match=r"(?s)here does not fit the model of the run: .*Missing key"):
         checkpoint.fill(layer, {"weight": torch.zeros(3, 2)}, Path("here"))
     with pytest.raises(RunError, match="size mismatch"):
         checkpoint.fill(layer, {"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, Path("here"))
