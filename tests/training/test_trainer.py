@@ -412,4 +412,6 @@ def test_what_a_run_leaves(trained: Callable[..., Any], tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert plan["epochs"] == 1
     assert torch.__version__.startswith(plan["versions"]["torch"])
-    assert "auto" not in (tmp_path / "run" / "recipe.toml").read_text().split("[transfer]")[0]
+    decided = Recipe.load(tmp_path / "run" / "recipe.toml")
+    assert "auto" not in decided.data.model_dump().values()
+    assert decided.model.name == "resnet20"
