@@ -1,0 +1,214 @@
+"""Every setting of a recipe acts or is refused: a change of it changes the run, or an error says why not.
+
+The settings are listed by looking at `Recipe`, so a new one without a case here fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import svertka
+from svertka.data.items import from_arrays
+from svertka.errors import OptionError
+from svertka.recipe import Recipe
+from svertka.training import scratch
+from svertka.training.budget import Pace
+
+BASE = ("model.name=lenet5", "schedule.epochs=2", "data.size=32", "optimizer.batch_size=16")
+
+
+@dataclass(frozen=True)
+class Acts:
+    """A setting changed beside others that stay: weights, metrics, history or plan must differ.
+
+    Attributes:
+        value: what the setting becomes.
+        beside: settings of both runs, in place of or besides `BASE`.
+        photo: train on images that are not square.
+    """
+
+    value: Any
+    beside: tuple[str, ...] = ()
+    photo: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A setting that would do nothing here: the error names the reason."""
+
+    value: Any
+    message: str
+    beside: tuple[str, ...] = ()
+
+
+STEP = ("schedule.name=step", "schedule.step_epochs=1")
+WITHOUT_WEIGHTS = "the settings of transfer do nothing without model.weights"
+CASES: dict[str, list[Acts | Refused]] = {
+    "data.size": [Acts(40)],
+    "data.channels": [Acts(3)],
+    "data.fit": [Acts("squash", photo=True), Acts("letterbox", photo=True)],
+    "data.interpolation": [Acts("bicubic", ("data.size=40",))],
+    "data.normalization": [
+        Acts("none"),
+        Acts("mean_image"),
+        Acts("channel_mean"),
+        Refused("weights", "'weights' needs model.weights, and there are none"),
+    ],
+    "data.store_size": [Acts(36)],
+    "data.validation": [Acts(0.3)],
+    "data.test": [Acts(0.3), Acts(0)],
+    "augment.pad_crop": [
+        Acts(3, ("augment.flip=true",)),
+        Refused(3, "two ways to crop", ("augment.resized_crop=0.5",)),
+    ],
+    "augment.resized_crop": [Acts(0.5, ("augment.flip=true",))],
+    "augment.flip": [Acts(True, ("augment.pad_crop=2",))],
+    "model.name": [Acts("linear")],
+    "model.weights": [Refused("imagenet", "lenet5.*weights|weights.*lenet5")],
+    "model.activation": [Acts("elu"), Refused("elu", "activation", ("model.name=linear",))],
+    "model.norm": [
+        Acts("batch"),
+        Acts("group", ("model.name=resnet20",)),
+        Refused("batch", "norm", ("model.name=linear",)),
+    ],
+    "model.init": [
+        Acts("xavier_uniform"),
+        Refused("orthogonal", "does nothing beside model.weights", ("model.weights=imagenet",)),
+    ],
+    "model.dropout": [Acts(0.5, ("model.name=resnet20",))],
+    "optimizer.name": [Acts("adamw", ("optimizer.learning_rate=0.001",))],
+    "optimizer.learning_rate": [Acts(0.01)],
+    "optimizer.momentum": [
+        Acts(0.5),
+        Refused(0.5, "momentum and nesterov belong to sgd", ("optimizer.name=adamw",)),
+        Refused(0, "nesterov needs momentum above 0"),
+    ],
+    "optimizer.nesterov": [
+        Acts(False),
+        Refused(False, "momentum and nesterov belong to sgd", ("optimizer.name=adamw",)),
+    ],
+    "optimizer.weight_decay": [Acts(0.1)],
+    "optimizer.batch_size": [Acts(8)],
+    "optimizer.clip": [Acts(0.1)],
+    "schedule.name": [Acts("constant"), Acts("step", ("schedule.warmup_epochs=0",))],
+    "schedule.epochs": [Acts(1)],
+    "schedule.warmup_epochs": [Acts(0)],
+    "schedule.step_epochs": [
+        Acts(1, ("schedule.name=step", "schedule.warmup_epochs=0")),
+        Refused(1, "step_epochs belongs to the schedule 'step' and does nothing for 'cosine'"),
+    ],
+    "schedule.step_factor": [
+        Acts(0.5, (*STEP, "schedule.warmup_epochs=0")),
+        Refused(0.5, "step_factor belongs to the schedule 'step' and does nothing for 'cosine'"),
+    ],
+    "regularization.label_smoothing": [Acts(0.1)],
+    "regularization.early_stopping": [Acts(1, ("optimizer.learning_rate=1e-9", "schedule.epochs=4"))],
+    "transfer.rung": [Refused("head", WITHOUT_WEIGHTS)],
+    "transfer.depth": [Refused(2, WITHOUT_WEIGHTS)],
+    "transfer.views": [Refused(4, WITHOUT_WEIGHTS)],
+    "transfer.precision": [Refused("float32", WITHOUT_WEIGHTS)],
+    "transfer.lower_rate": [Refused(0.5, WITHOUT_WEIGHTS)],
+    "budget.minutes": [Refused(3, "both say how long to train; give one of them")],
+}
+"""What shows that each setting acts; `budget.minutes` acting is test_minutes_set_the_length, the settings of
+`transfer` acting is for the tests of the ladder."""
+
+
+@cache
+def dataset(photo: bool) -> svertka.Dataset:
+    """54 noisy images of three classes, 32 px or 32 × 48 px."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 200, (54, 32, 48 if photo else 32), dtype=np.uint8)
+    labels = np.arange(54) % 3
+    for image, label in zip(images, labels, strict=True):
+        image[8:24, 10 * label : 10 * label + 10] += 55
+    return from_arrays(images, [f"class {label}" for label in labels], name="bars")
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What came of a run: weights, metrics, history and plan, without times; equal calls run once."""
+
+    @cache
+    def train(settings: tuple[str, ...], photo: bool) -> dict[str, Any]:
+        out = tmp_path_factory.mktemp("acts") / "run"
+        wanted = Recipe().set(settings)
+        svertka.train(dataset(photo), recipe=wanted, out=out, seed=1, device="cpu")
+        facts = {name: json.loads((out / f"{name}.json").read_text()) for name in ("metrics", "plan")}
+        del facts["metrics"]["seconds"], facts["plan"]["epoch_seconds"]
+        rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+        history = [{**row, "seconds": 0, "images_per_second": 0} for row in rows]
+        return {**facts, "history": history, "weights": (out / "weights.safetensors").read_bytes()}
+
+    return train
+
+
+def fields() -> list[str]:
+    """All settings as group.field."""
+    groups = Recipe.model_fields.items()
+    return [f"{group}.{name}" for group, info in groups for name in info.annotation.model_fields]
+
+
+def with_base(*settings: str) -> tuple[str, ...]:
+    """The settings after those of `BASE` that they do not replace."""
+    given = {setting.partition("=")[0] for setting in settings}
+    return (*(setting for setting in BASE if setting.partition("=")[0] not in given), *settings)
+
+
+def test_every_setting_has_a_case() -> None:
+    assert set(CASES) == set(fields())
+    assert all(CASES.values())
+
+
+CHANGES = [(name, case) for name, cases in CASES.items() for case in cases if isinstance(case, Acts)]
+REFUSALS = [(name, case) for name, cases in CASES.items() for case in cases if isinstance(case, Refused)]
+
+
+@pytest.mark.parametrize(("name", "case"), CHANGES, ids=[f"{name}={case.value}" for name, case in CHANGES])
+def test_it_acts(outcome: Callable[..., dict[str, Any]], name: str, case: Acts) -> None:
+    beside = [setting for setting in case.beside if not setting.startswith(f"{name}=")]
+    usual = outcome(with_base(*beside), case.photo)
+    changed = outcome(with_base(*beside, f"{name}={json.dumps(case.value)}"), case.photo)
+    assert changed != usual
+
+
+@pytest.mark.parametrize(("name", "case"), REFUSALS, ids=[f"{name}={case.value}" for name, case in REFUSALS])
+def test_it_is_refused(name: str, case: Refused, tmp_path: Path) -> None:
+    settings = with_base(*case.beside, f"{name}={json.dumps(case.value)}")
+    with pytest.raises(svertka.SvertkaError, match=case.message) as caught:
+        svertka.train(dataset(False), settings=settings, out=tmp_path / "run", device="cpu")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_equal_settings_give_equal_runs(outcome: Callable[..., dict[str, Any]]) -> None:
+    """What lets a difference count: defaults written out make none."""
+    written = with_base("data.fit=crop", "optimizer.learning_rate=0.05", "schedule.name=cosine")
+    assert outcome(written, False) == outcome(with_base(), False)
+
+
+def test_minutes_set_the_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With 1 s an epoch, a budget of 0.1 minutes gives fewer epochs than one of 0.2."""
+    monkeypatch.setattr(scratch, "measure", lambda *pieces: Pace(training=0.9, validation=0.1))
+    lengths = []
+    for minutes in (0.1, 0.2):
+        out = tmp_path / f"run-{minutes}"
+        result = svertka.train(
+            dataset(False), model="linear", minutes=minutes, settings=["data.size=8"], out=out, device="cpu"
+        )
+        lengths.append(result["epochs"])
+    assert 1 <= lengths[0] < lengths[1] <= 10
+
+
+def test_defaults_are_inside_their_own_ranges() -> None:
+    assert Recipe.parse(Recipe().model_dump()) == Recipe()
+    with pytest.raises(OptionError, match="no setting group"):
+        Recipe().set(["optimiser.clip=1"])
