@@ -19,7 +19,7 @@ from svertka.evaluation.calibration import probabilities
 from svertka.evaluation.classifier import Classifier
 from svertka.evaluation.metrics import Metrics
 from svertka.evaluation.predict import answer
-from svertka.runs.environment import pick_device, prepare_cpu
+from svertka.runs.environment import pick_device, prepare_cpu, threads_for
 from svertka.runs.run import Run
 from svertka.runs.seen import seen_in_training
 
@@ -67,9 +67,9 @@ def evaluate(
     for run, classifier, pixels in zip(opened, classifiers, stores, strict=True):
         size = run.recipe.optimizer.batch_size  # as at the end of training, so that the bits agree
         batches = Batches(pixels, labels, good, classifier.preprocess, batch_size=size, device=device)
-        answers.append(
-            probabilities(answer(classifier.network, batches, "Evaluating"), classifier.temperature)
-        )
+        with threads_for(classifier.network):
+            logits = answer(classifier.network, batches, "Evaluating")
+        answers.append(probabilities(logits, classifier.temperature))
     metrics = Metrics.of(np.mean(answers, axis=0), labels[good], classes)
     return {"runs": [str(run.path) for run in opened], "data": dataset.name, **counts, **metrics.to_dict()}
 

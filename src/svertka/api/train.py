@@ -13,7 +13,7 @@ from svertka.data.sources import open_dataset
 from svertka.data.survey import survey
 from svertka.errors import OptionError, RunError
 from svertka.recipe import Recipe
-from svertka.runs.environment import pick_device, prepare_cpu
+from svertka.runs.environment import pick_device, prepare_cpu, threads_for
 from svertka.runs.run import Run, next_free
 from svertka.training import choices, logs, result, scratch, session, stopping
 from svertka.transfer import ladder
@@ -75,14 +75,23 @@ def train(
         for sentence in [*dataset.notes, *reasons]:
             progress.say(sentence)
         made = session.prepare(dataset, chosen, seed, pick_device(device))
-        left = chosen.budget.minutes * 60 - (time.monotonic() - began)
-        way = scratch if chosen.model.weights == "none" else ladder
-        plan = session.verify(run, made) if going_on else way.plan(made, left)
-        if not going_on:
-            session.begin(run, made, plan)
+        with threads_for(made.network):
+            return _train(run, made, going_on, tensorboard, began)
     except BaseException:
         run.discard()
         raise
+
+
+def _train(
+    run: Run, made: session.Session, going_on: bool, tensorboard: bool, began: float
+) -> dict[str, Any]:
+    """Plan or verify, carry out, measure."""
+    way = scratch if made.recipe.model.weights == "none" else ladder
+    if going_on:
+        plan = session.verify(run, made)
+    else:
+        plan = way.plan(made, made.recipe.budget.minutes * 60 - (time.monotonic() - began))
+        session.begin(run, made, plan)
     with stopping.watch() as stopped, logs.tensorboard(run if tensorboard else None) as log:
         trained = way.carry_out(run, made, plan, log, stopped)
     training = sum(row["seconds"] for row in run.history)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svertka.errors import OptionError, nearest
+
+if TYPE_CHECKING:
+    from svertka.models.network import Network
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -21,6 +26,23 @@ def prepare_cpu() -> None:
     import torch
 
     torch.set_flush_denormal(True)
+
+
+@contextmanager
+def threads_for(network: Network) -> Iterator[None]:
+    """One thread for the enclosed work if the network is for one input size (LeNet-5 and smaller).
+
+    Waking a second thread takes longer there than what it would do.
+    """
+    import torch
+
+    former = torch.get_num_threads()
+    if network.sides[1] is not None:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def pick_device(name: str) -> str:
