@@ -113,6 +113,8 @@ def carry_out(
     history: list[dict[str, Any]] = []
     for rung in rungs:
         place = Run(run.file(f"resume/{rung.name}"))
+        if best is not None:
+            _load(run, made, best[0])
         footing = _footing(made, rung, planned["engine"])
         _climb(place, made, rung, footing, log, stopped)
         history += [{"rung": rung.name, **row} for row in place.history]
@@ -211,14 +213,20 @@ def _cannot_pay(place: Run, num_images: int) -> bool:
 
 def _finish(run: Run, made: Session, rung: Rung, engine_name: str, history: list[dict[str, Any]]) -> Trained:
     """Load and write the weights of the rung that answers."""
-    place = Run(run.file(f"resume/{rung.name}"))
+    facts = _load(run, made, rung)  # first: stored features are those of the trunk as it is now
     footing = _footing(made, rung, engine_name)
-    tensors, facts = checkpoint.load_tensors(place.file("network.safetensors"))
-    checkpoint.fill(made.network, tensors, place.file("network.safetensors"))
     checkpoint.save_tensors(run.file(WEIGHTS), made.network.state_dict(), {"epoch": facts["epoch"]})
     run.write_history(history)
     progress.say(f"the weights of the rung {rung.name} answer")
     return Trained(footing.tail, facts["epoch"], footing.validation, footing.test, made.dataset.classes)
+
+
+def _load(run: Run, made: Session, rung: Rung) -> dict[str, Any]:
+    """Put what a rung has reached into the network; returns its facts."""
+    path = run.file(f"resume/{rung.name}/network.safetensors")
+    tensors, facts = checkpoint.load_tensors(path)
+    checkpoint.fill(made.network, tensors, path)
+    return facts
 
 
 def _footing(made: Session, rung: Rung, engine_name: str) -> Footing:
