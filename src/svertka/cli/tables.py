@@ -67,8 +67,8 @@ def models(result: list[dict[str, Any]]) -> None:
     """A row an architecture."""
     head = ["name", "family", "year", "parameters", "MACs", "input", "top-1", "weights"]
     rows = [
-        [m["name"], m["family"], str(m["year"]), count(m["parameters"]), count(m["macs"]), f"{m['input']} px",
-         f"{m['top1']:.1f} %" if m["top1"] else "", ", ".join(m["weights"])]
+        [m["name"], m["family"], str(m["year"] or ""), count(m["parameters"]), count(m["macs"]),
+         f"{m['input']} px", f"{m['top1']:.1f} %" if m["top1"] else "", few(m["weights"])]
         for m in result
     ]  # fmt: skip
     table(head, rows)
@@ -95,8 +95,15 @@ def inspected(result: dict[str, Any]) -> None:
         print(f"drawn: {file}")
 
 
-def count(number: float) -> str:
-    """Three digits and a unit: 61.7 k, 11.7 M, 1.81 G."""
+def few(names: list[str]) -> str:
+    """The first two names, and how many more there are."""
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def count(number: float | None) -> str:
+    """Three digits and a unit: 61.7 k, 11.7 M, 1.81 G; nothing for what is not known."""
+    if number is None:
+        return ""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"

@@ -255,6 +255,9 @@ KINDS = {
     "relu_": "ReLU",
     "convolution": "Conv2d",
     "addmm": "Linear",
+    "native_batch_norm": "BatchNorm2d",
+    "native_group_norm": "GroupNorm",
+    "native_layer_norm": "LayerNorm",
 }
 """What operations called outside of a layer are named in the table."""
 

@@ -1,7 +1,7 @@
 """Tensors of a file into a network: matched, adapted to other classes and channels, and copied.
 
-Entries are matched by name: ours, or those of torchvision's network of the same name, which registers its
-layers in the same order. If the file keeps its own order (a PyTorch state dict does, safetensors does not),
+Entries are matched by name: ours, or those of torchvision's (or timm's) network of the same name, in the
+order of our layers. If the file keeps its own order (a PyTorch state dict does, safetensors does not),
 names of another implementation match in order, when every shape and the last word of every name (`weight`,
 `running_mean`, …) agree. The counters `num_batches_tracked` are left out: nothing depends on them here.
 """
@@ -36,8 +36,8 @@ def carry(
     """
     places = _entries(network.state_dict(), ours=True)
     given = _entries({OLD_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}, ours=False)
-    pairs, said = _match(places, given, model, origin, ordered)
     heads = [name for name, _ in _heads(network)]
+    pairs, said = _match(places, given, model, origin, ordered, heads)
     first = next((f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.Conv2d)), "")
     copies, problems = [], []
     for name, value in pairs.items():
@@ -82,30 +82,41 @@ def _channels_said(inputs: int, channels: int) -> str:
 
 
 def _match(
-    places: Mapping[str, Tensor], given: Mapping[str, Tensor], model: str, origin: str, ordered: bool
+    places: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    model: str,
+    origin: str,
+    ordered: bool,
+    heads: list[str],
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Our names to the file's tensors, and what is to be said of it."""
     if places.keys() == given.keys():
         return {name: given[name] for name in places}, []
-    theirs = torchvision_names(model)
+    theirs = reference_names(model)
     if theirs and set(theirs) >= given.keys() and len(theirs) == len(places):
         pairs = dict(zip(places, theirs, strict=True))
         missing = [name for name, their in pairs.items() if their not in given]
-        if all(_auxiliary(name, ours=True) for name in missing):
-            said = ["new auxiliary classifiers, the weights have none"] if missing else []
+        auxiliary = [name for name in missing if _auxiliary(name, ours=True)]
+        if all(name in auxiliary or name.rpartition(".")[0] in heads for name in missing):
+            said = ["new auxiliary classifiers, the weights have none"] if auxiliary else []
+            said += ["a new last layer, the weights have none"] if len(auxiliary) < len(missing) else []
             return {name: given[their] for name, their in pairs.items() if their in given}, said
     if ordered and [name.split(".")[-1] for name in places] == [name.split(".")[-1] for name in given]:
         return dict(zip(places, given.values(), strict=True)), []
     why = "they have other names" if len(places) == len(given) else f"it has {len(given)}"
     raise WeightsError(
         f"{origin} does not fit {model}: expected the {len(places)} tensors of this network under our names"
-        f"{' or those of torchvision' if theirs else ''}, but {why}, such as {_few(list(given)[:2])}. "
+        f"{' or those of its reference' if theirs else ''}, but {why}, such as {_few(list(given)[:2])}. "
         "Give the weights to the architecture they were trained with, with its usual activation and norm."
     )
 
 
-def torchvision_names(model: str) -> list[str]:
-    """The entries of torchvision's network of this name in our order; none if it has no such network."""
+def reference_names(model: str) -> list[str]:
+    """The entries of torchvision's (or timm's) network of this name in our order; none if there is none."""
+    if model.startswith("timm:"):
+        from svertka.models.external import parameter_names
+
+        return parameter_names(model)
     from torchvision.models import get_model, list_models
 
     if model not in list_models():

@@ -14,11 +14,12 @@ from fnmatch import fnmatchcase
 import torch
 
 from svertka.errors import ModelError, OptionError, nearest
+from svertka.models import external
 from svertka.models.alexnet import AlexNetPlan, alexnet
 from svertka.models.densenet import DenseNetPlan, densenet
 from svertka.models.efficientnet import EfficientNetPlan, efficientnet
 from svertka.models.inception import GoogLeNetPlan, InceptionPlan, googlenet, inception
-from svertka.models.initialization import initialize
+from svertka.models.initialization import INITS, initialize
 from svertka.models.layers import Options
 from svertka.models.lenet import LeNetPlan, lenet
 from svertka.models.linear import PerceptronPlan, perceptron
@@ -236,11 +237,13 @@ ROWS: dict[str, Row] = table(_TABLE)
 
 
 def find(name: str) -> Row:
-    """The row of this name.
+    """The row of this name; `timm:NAME` is one of the package timm (`external.py`).
 
     Raises:
         ModelError: no such model; names the nearest.
     """
+    if name.startswith(external.PREFIX):
+        return external.row(name)
     if name not in ROWS:
         raise ModelError(
             f"there is no model {name!r}: {nearest(name, ROWS)} `svertka models` lists them all."
@@ -296,8 +299,11 @@ def build(
     weights = None if weights == "none" else weights
     if weights and init:
         raise OptionError(f"init {init!r} does nothing beside weights {weights!r}; give one of the two.")
-    network = skeleton(row, chosen).to_empty(device="cpu")
-    initialize(network, chosen.init, torch_generator(seed, "init"), chosen.activation)
+    if isinstance(row.plan, external.TimmPlan):
+        network = _settled(external.start(row, chosen, seed), row, chosen)
+    else:
+        network = skeleton(row, chosen).to_empty(device="cpu")
+        initialize(network, chosen.init, torch_generator(seed, "init"), chosen.activation)
     if weights:
         from svertka.models.weights import load  # which itself looks up rows here
 
@@ -313,11 +319,15 @@ def skeleton(row: Row, chosen: Options | None = None) -> Network:
     """
     chosen = chosen or options(row)
     with torch.device("meta"):
-        network = row.family.builder(row.plan, chosen)
-        network.init = chosen.init
-        network.sides = (chosen.size, chosen.size) if row.family.fixed else (row.smallest, None)
+        network = _settled(row.family.builder(row.plan, chosen), row, chosen)
         if chosen.norm == "instance":
             _check_instance_norm(network, row, chosen)
+    return network
+
+
+def _settled(network: Network, row: Row, chosen: Options) -> Network:
+    network.init = chosen.init if chosen.init in INITS else "torch"
+    network.sides = (chosen.size, chosen.size) if row.family.fixed else (row.smallest, None)
     return network
 
 

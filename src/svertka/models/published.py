@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from svertka.images.preprocess import Interpolation
+from svertka.images.preprocess import Fit, Interpolation
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -25,7 +25,8 @@ class WeightSet:
 
     `source` is a Python package, a URL, `owner/name/file` on the Hugging Face hub, or a path, as `kind`
     says. `sha256` is the hash of the file or its beginning ("": not published). Images are brought to a
-    short side of `store_size`, the centre `size` is cut, and (pixel / 255 − mean) / std goes in. `top1` and
+    short side of `store_size`, the centre `size` is cut (or as `fit` says), and (pixel / 255 − mean) / std
+    goes in. `top1` and
     `top5` are percent on ImageNet's validation images, as published; None: not published.
     """
 
@@ -38,6 +39,7 @@ class WeightSet:
     interpolation: Interpolation = "bilinear"
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    fit: Fit = "crop"
     sha256: str = ""
     labels: Literal["imagenet", "unknown"] = "unknown"
     licence: str = "not stated"
@@ -84,6 +86,10 @@ LITE = (
 
 def published(model: str) -> list[WeightSet]:
     """The published weight sets of an architecture, the usual one first; none for many."""
+    if model.startswith("timm:"):
+        from svertka.models.external import weight_sets
+
+        return weight_sets(model)
     return [chosen for chosen in LITE if chosen.model == model] + _torchvision(model)
 
 
@@ -100,7 +106,6 @@ def _torchvision(model: str) -> list[WeightSet]:
 
 def _from_torchvision(name: str, model: str, entry: object) -> WeightSet:
     url, meta, view = entry.url, entry.meta, entry.transforms()  # type: ignore[attr-defined]
-    hashed = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     mean, std = tuple(view.mean), tuple(view.std)
     if model in ("googlenet", "inception_v3"):
         mean = std = (0.5, 0.5, 0.5)  # torchvision's `transform_input` turns ImageNet's statistics into these
@@ -115,10 +120,16 @@ def _from_torchvision(name: str, model: str, entry: object) -> WeightSet:
         view.interpolation.value,
         mean,
         std,
-        sha256=hashed.group(1) if hashed else "",
+        sha256=file_hash(url),
         labels="imagenet",
         licence="BSD-3-Clause",
         origin=f"torchvision; {meta['recipe']}" if "recipe" in meta else "torchvision",
         top1=accuracy["acc@1"],
         top5=accuracy["acc@5"],
     )
+
+
+def file_hash(url: str) -> str:
+    """The beginning of the SHA-256 that stands at the end of a file's name; "" if none does."""
+    hashed = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    return hashed.group(1) if hashed else ""

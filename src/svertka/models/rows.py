@@ -28,7 +28,7 @@ class Family:
     """
 
     name: str
-    year: int
+    year: int | None  # None: not known
     builder: Callable[[Any, Options], Network]
     paper: str  # authors, year, arXiv number or place
     channels: int = 3
@@ -59,13 +59,13 @@ class Row:
     smallest: int
     parameters: int
     macs: float
-    depth: int
+    depth: int | None  # None: not counted
     top1: float | None = None
     top5: float | None = None
     dropout: float | None = None  # where it differs from the family's
 
     @property
-    def year(self) -> int:
+    def year(self) -> int | None:
         return self.family.year
 
     @property
@@ -145,10 +145,10 @@ def _check_counts(row: Row, chosen: Options) -> None:
 
 def _refusals(row: Row, option: str, usual: Options, chosen: Options) -> list[str]:
     value, known = getattr(chosen, option), _NAMES[option]
-    if known and value not in known:
-        return [f"there is no {option} {value!r}: {nearest(value, known)}"]
     if value == getattr(usual, option):
         return []
+    if known and value not in known:
+        return [f"there is no {option} {value!r}: {nearest(value, known)}"]
     reasons = [row.family.refuses[key] for key in (option, f"{option}={value}") if key in row.family.refuses]
     if value == "fixup":
         if not row.family.fixup:

