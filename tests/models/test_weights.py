@@ -209,7 +209,7 @@ def test_names_of_another_implementation(suffix, tmp_path):
     else:
         save_file(state, path)
         with pytest.raises(
-            WeightsError, match=r"under our names or those of torchvision.*other names.*net\.0"
+            WeightsError, match=r"under our names or those of its reference.*other names.*net\.0"
         ):
             build(SMALL, weights=str(path))
 
