@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command svertka does; before torch is imported
+
 import numpy as np
 import torch
 from PIL import Image

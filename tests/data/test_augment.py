@@ -1,7 +1,5 @@
 """Random transforms against torchvision with the same parameters, and against its distributions."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -13,12 +11,6 @@ from svertka.data.augment import augment, draw_boxes, evaluation_views, flip, re
 from svertka.data.store import Pixels
 from svertka.images.preprocess import Preprocess
 from svertka.recipe import Augment
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with ThreadPoolExecutor(2) as threads:
-        yield threads
 
 
 def pixels_of(images: list[np.ndarray]) -> Pixels:
@@ -46,13 +38,13 @@ def pixels_last(image: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("fit", ["crop", "letterbox"])
 @pytest.mark.parametrize("small", [0, 64])
-def test_pad_crop_is_a_crop_of_the_reflected_image(ragged, channels, fit, small, pool, monkeypatch):
+def test_pad_crop_is_a_crop_of_the_reflected_image(ragged, channels, fit, small, monkeypatch):
     monkeypatch.setattr(augment_module, "SMALL", small)  # one gather, or image by image
     stored = images(40, ragged=ragged, channels=channels)
     preprocess = Preprocess(channels=channels, fit=fit, size=16, store_size=20)
     indices = np.random.default_rng(1).permutation(40)
     settings = Augment(pad_crop=5)
-    batch = augment(pixels_of(stored), indices, preprocess, settings, np.random.default_rng(2), pool)
+    batch = augment(pixels_of(stored), indices, preprocess, settings, np.random.default_rng(2))
     assert batch.shape == (40, 16, 16, channels)
     draws = np.random.default_rng(2).spawn(2)[0].random((40, 2))
     begins = []
@@ -67,20 +59,20 @@ def test_pad_crop_is_a_crop_of_the_reflected_image(ragged, channels, fit, small,
     assert np.any(begins, axis=0).all()  # the first and the last place both occur
 
 
-def test_resized_crop_is_torchvisions_of_the_same_box(pool):
+def test_resized_crop_is_torchvisions_of_the_same_box():
     stored = images(12, side=40)
     pixels = pixels_of(stored)
     preprocess = Preprocess(size=24, store_size=40)
     indices = np.arange(12)
     settings = Augment(resized_crop=0.3)
-    batch = augment(pixels, indices, preprocess, settings, np.random.default_rng(3), pool)
+    batch = augment(pixels, indices, preprocess, settings, np.random.default_rng(3))
     boxes = draw_boxes(pixels.shapes, 0.3, np.random.default_rng(3).spawn(2)[0])
     for place, (top, left, height, width) in enumerate(boxes.tolist()):
         truth = v2.functional.resized_crop(
             tensor(stored[place]), top, left, height, width, [24, 24], antialias=True
         )
         assert np.abs(batch[place].astype(int) - pixels_last(truth)).max() <= 1
-    grey = resized_crops(pixels_of(images(3, channels=1)), np.arange(3), boxes[:3] // 2, 24, pool)
+    grey = resized_crops(pixels_of(images(3, channels=1)), np.arange(3), boxes[:3] // 2, 24)
     assert grey.shape == (3, 24, 24, 1)
 
 
@@ -115,7 +107,7 @@ def test_flip_mirrors_half_of_the_images():
     np.testing.assert_array_equal(flip(batch.copy(), Augment(), np.random.default_rng(0)), batch)
 
 
-def test_an_image_depends_on_its_place_and_not_on_the_others(pool):
+def test_an_image_depends_on_its_place_and_not_on_the_others():
     preprocess = Preprocess(size=16, store_size=20)
     pixels = pixels_of(images(20))
     for settings in (
@@ -124,20 +116,18 @@ def test_an_image_depends_on_its_place_and_not_on_the_others(pool):
         Augment(flip=True),
     ):
         whole, part, other = (
-            augment(pixels, np.array(indices), preprocess, settings, np.random.default_rng(4), pool)
+            augment(pixels, np.array(indices), preprocess, settings, np.random.default_rng(4))
             for indices in (range(20), range(7), [*range(7), *range(19, 6, -1)])
         )
         np.testing.assert_array_equal(whole[:7], part)
         np.testing.assert_array_equal(whole[:7], other[:7])
 
 
-def test_switching_flip_on_leaves_the_crops_as_they_are(pool):
+def test_switching_flip_on_leaves_the_crops_as_they_are():
     preprocess = Preprocess(size=16, store_size=20)
     pixels = pixels_of(images(20))
     plain, flipped = (
-        augment(
-            pixels, np.arange(20), preprocess, Augment(pad_crop=3, flip=on), np.random.default_rng(4), pool
-        )
+        augment(pixels, np.arange(20), preprocess, Augment(pad_crop=3, flip=on), np.random.default_rng(4))
         for on in (False, True)
     )
     for one, other in zip(plain, flipped, strict=True):
@@ -146,20 +136,20 @@ def test_switching_flip_on_leaves_the_crops_as_they_are(pool):
 
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "squash"])
 @pytest.mark.parametrize("ragged", [False, True])
-def test_without_a_crop_the_evaluation_view_is_taken(fit, ragged, pool):
+def test_without_a_crop_the_evaluation_view_is_taken(fit, ragged):
     preprocess = Preprocess(fit=fit, size=16, store_size=20)
     stored = images(9, ragged=ragged)
     pixels = pixels_of(stored)
-    views = evaluation_views(pixels, np.arange(9), preprocess, pool)
+    views = evaluation_views(pixels, np.arange(9), preprocess)
     np.testing.assert_array_equal(views, np.stack([preprocess.fit_image(image) for image in stored]))
-    nothing = augment(pixels, np.arange(9), preprocess, Augment(), np.random.default_rng(0), pool)
+    nothing = augment(pixels, np.arange(9), preprocess, Augment(), np.random.default_rng(0))
     np.testing.assert_array_equal(nothing, views)
 
 
-def test_stored_pixels_are_never_changed(pool):
+def test_stored_pixels_are_never_changed():
     square = [image[:16, :16].copy() for image in images(9, ragged=False)]
     pixels = pixels_of(square)
     before = pixels.data.copy()
     preprocess = Preprocess(size=16, store_size=16)
-    augment(pixels, np.arange(9), preprocess, Augment(flip=True), np.random.default_rng(0), pool)
+    augment(pixels, np.arange(9), preprocess, Augment(flip=True), np.random.default_rng(0))
     np.testing.assert_array_equal(pixels.data, before)

@@ -50,7 +50,7 @@ def test_shrink_is_torchvisions_resize_up_to_rounding(height, width, store_size,
 
 @settings(deadline=None, max_examples=60)
 @given(height=sizes, width=sizes, size=st.integers(8, 40), margin=st.integers(0, 9))
-def test_the_whole_is_torchvisions_evaluation_transform_of_a_pillow_image(height, width, size, margin):
+def test_the_whole_is_torchvisions_evaluation_transform(height, width, size, margin):
     image = smooth(height, width)
     preprocess = Preprocess(
         size=size, store_size=size + margin, normalization="channel_mean_std", statistics=RESNET
@@ -59,7 +59,6 @@ def test_the_whole_is_torchvisions_evaluation_transform_of_a_pillow_image(height
         [
             v2.Resize(size + margin),
             v2.CenterCrop(size),
-            v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(*RESNET.values()),
         ]
@@ -67,7 +66,8 @@ def test_the_whole_is_torchvisions_evaluation_transform_of_a_pillow_image(height
     result = preprocess(image)
     assert result.dtype == np.float32
     assert result.shape == (3, size, size)
-    np.testing.assert_allclose(result, transform(Image.fromarray(image)).numpy(), atol=2e-6)
+    truth = transform(torch.from_numpy(image).permute(2, 0, 1)).numpy()
+    np.testing.assert_allclose(result, truth, atol=2e-6)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -76,7 +76,8 @@ def test_squash_is_one_resize_of_the_stored_image(interpolation):
     stored = preprocess.shrink(smooth(60, 90))
     resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
     truth = np.asarray(Image.fromarray(stored).resize((20, 20), resample))
-    np.testing.assert_array_equal(preprocess.fit_image(stored), truth)
+    at_most = {"bilinear": 1, "bicubic": 0}[interpolation]  # grey levels; bilinear is torch's
+    assert np.abs(preprocess.fit_image(stored).astype(int) - truth).max() <= at_most
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_letterbox_shows_the_whole_image_in_the_middle_of_grey(height, width, in
     view = preprocess.fit_image(stored)
     top, left = (20 - inner[0]) // 2, (20 - inner[1]) // 2
     inside = np.asarray(Image.fromarray(stored).resize(inner[::-1], Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(view[top : top + inner[0], left : left + inner[1]], inside)
+    assert np.abs(view[top : top + inner[0], left : left + inner[1]].astype(int) - inside).max() <= 1
     outside = np.ones((20, 20), bool)
     outside[top : top + inner[0], left : left + inner[1]] = False
     assert (view[outside] == PADDING).all()

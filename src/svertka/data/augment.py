@@ -5,24 +5,20 @@ Before them a crop turns stored images, which may differ in size, into such a ba
 operator have generators of their own and draw a fixed number of values an image, in the order of the batch.
 So what happens to an image depends on the generator given and the image's place in the batch, on no other
 image, and not on which other operators are on. A new operator goes to the end of the table and changes no
-old run.
+old run. A batch here may be a part of what a step sees: each part has a generator of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import interpolate
 
-from svertka.data.parallel import for_each
 from svertka.data.store import Pixels
 from svertka.images.preprocess import Preprocess
+from svertka.images.resize import channels_last, resize
 from svertka.recipe import Augment
 from svertka.shapes import UInt8
 
@@ -30,7 +26,6 @@ Images = NDArray[np.uint8]
 
 RATIO = (3 / 4, 4 / 3)  # of a random box, width to height, as in Inception's training
 ATTEMPTS = 10  # to find a box that fits, as torchvision's RandomResizedCrop
-TORCH_SPLITS = 32768  # numbers from which on torch uses threads of its own; ours are enough
 SMALL = 64  # px: up to this size all crops of a batch are one gather, above it each is a copy of rows
 
 
@@ -40,7 +35,6 @@ def augment(
     preprocess: Preprocess,
     settings: Augment,
     generator: np.random.Generator,
-    pool: ThreadPoolExecutor,
 ) -> UInt8[np.ndarray, "n size size c"]:
     """Stored images as a randomly transformed batch, not yet normalized.
 
@@ -51,11 +45,11 @@ def augment(
     crop_generator, *generators = generator.spawn(1 + len(OPERATORS))
     if settings.resized_crop:
         boxes = draw_boxes(pixels.shapes[indices], settings.resized_crop, crop_generator)
-        batch = resized_crops(pixels, indices, boxes, preprocess.size, pool)
+        batch = resized_crops(pixels, indices, boxes, preprocess.size)
     elif settings.pad_crop:
-        batch = pad_crops(pixels, indices, preprocess, settings.pad_crop, crop_generator, pool)
+        batch = pad_crops(pixels, indices, preprocess, settings.pad_crop, crop_generator)
     else:
-        batch = evaluation_views(pixels, indices, preprocess, pool)
+        batch = evaluation_views(pixels, indices, preprocess)
     for operator, own_generator in zip(OPERATORS, generators, strict=True):
         batch = operator(batch, settings, own_generator)
     return batch
@@ -64,34 +58,17 @@ def augment(
 def flip(batch: Images, settings: Augment, generator: np.random.Generator) -> Images:
     """Mirror each image left to right with probability 1/2; in place."""
     chosen = np.flatnonzero(generator.random(len(batch)) < 0.5)
-    if not settings.flip or not len(chosen):
-        return batch
-    width, channels = batch.shape[2:]
-    rows = batch[chosen].reshape(-1, width, channels)
-    at_once = max(1, (TORCH_SPLITS - 1) // (width * channels))
-    for top in range(0, len(rows), at_once):
-        part = channels_last(rows[top : top + at_once])
-        part.copy_(part.flip(3))
-    batch[chosen] = rows.reshape(-1, *batch.shape[1:])
+    for place in chosen.tolist() if settings.flip else ():
+        image = channels_last(batch[place])
+        image.copy_(image.flip(3))
     return batch
 
 
 OPERATORS: tuple[Callable[[Images, Augment, np.random.Generator], Images], ...] = (flip,)
 
 
-def channels_last(image: Images) -> Tensor:
-    """A contiguous image (h, w, c) as a tensor (1, c, h, w) without a copy.
-
-    It has the strides of torch.channels_last also in the first dimension, which permute() does not give it;
-    without them torch's fast paths for uint8 unpack and repack the channels.
-    """
-    height, width, channels = image.shape
-    strides = (height * width * channels, 1, width * channels, channels)
-    return torch.from_numpy(image).as_strided((1, channels, height, width), strides)
-
-
 def evaluation_views(
-    pixels: Pixels, indices: NDArray[np.int64], preprocess: Preprocess, pool: ThreadPoolExecutor
+    pixels: Pixels, indices: NDArray[np.int64], preprocess: Preprocess
 ) -> UInt8[np.ndarray, "n size size c"]:
     """The evaluation view of each stored image."""
     size = preprocess.size
@@ -99,11 +76,8 @@ def evaluation_views(
     if shape == (size, size):
         return pixels.gather(indices)
     views = np.empty((len(indices), size, size, pixels.channels), dtype=np.uint8)
-
-    def fill(place: int) -> None:
-        views[place] = preprocess.fit_image(pixels[int(indices[place])])
-
-    for_each(pool, fill, len(indices))
+    for place, index in enumerate(indices.tolist()):
+        views[place] = preprocess.fit_image(pixels[index])
     return views
 
 
@@ -140,19 +114,13 @@ def draw_boxes(
 
 
 def resized_crops(
-    pixels: Pixels, indices: NDArray[np.int64], boxes: NDArray[np.int64], size: int, pool: ThreadPoolExecutor
+    pixels: Pixels, indices: NDArray[np.int64], boxes: NDArray[np.int64], size: int
 ) -> UInt8[np.ndarray, "n size size c"]:
     """Each image's box, resized to size × size (antialiased bilinear)."""
     batch = np.empty((len(indices), size, size, pixels.channels), dtype=np.uint8)
-
-    def fill(place: int) -> None:
+    for place, index in enumerate(indices.tolist()):
         top, left, height, width = boxes[place].tolist()
-        box = pixels[int(indices[place])][top : top + height, left : left + width]
-        image = channels_last(np.ascontiguousarray(box))
-        resized = interpolate(image, (size, size), mode="bilinear", antialias=True)
-        batch[place] = resized[0].permute(1, 2, 0).numpy()  # (h, w, c)
-
-    for_each(pool, fill, len(indices))
+        batch[place] = resize(pixels[index][top : top + height, left : left + width], size, size)
     return batch
 
 
@@ -162,7 +130,6 @@ def pad_crops(
     preprocess: Preprocess,
     pad: int,
     generator: np.random.Generator,
-    pool: ThreadPoolExecutor,
 ) -> UInt8[np.ndarray, "n size size c"]:
     """A random square of the input size from each image, continued by `pad` reflected pixels on all sides."""
     size, whole = preprocess.size, preprocess.fit == "crop"
@@ -173,18 +140,14 @@ def pad_crops(
     if whole and size <= SMALL and pixels.common_shape:
         return pixels.gather(indices, rows, columns)
     crops = np.empty((len(indices), size, size, pixels.channels), dtype=np.uint8)
-
-    def fill(place: int) -> None:
-        image = pixels[int(indices[place])]
-        image = image if whole else preprocess.fit_image(image)
+    for place, index in enumerate(indices.tolist()):
+        image = pixels[index] if whole else preprocess.fit_image(pixels[index])
         top, left = begins[place].tolist()
         if min(top, left) >= 0 and top + size <= image.shape[0] and left + size <= image.shape[1]:
             crops[place] = image[top : top + size, left : left + size]
         else:
             pixel = image.view(f"V{pixels.channels}")[..., 0]  # (h, w), a pixel as one element: moves faster
             crops[place] = pixel.take(rows[place], 0).take(columns[place], 1)[..., None].view(np.uint8)
-
-    for_each(pool, fill, len(indices))
     return crops
 
 

@@ -2,16 +2,17 @@
 
 Which images a step gets and what happens to them is a function of (seed, epoch, step) alone, so training can
 go on at any step without replaying the ones before. One background thread assembles the next batches while
-the network works on this one; images of different sizes are cut and resized in further threads.
+the network works on this one, each in further threads that take a few images all the way to the input.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from svertka.errors import DataError, OptionError
 from svertka.images.preprocess import Preprocess
 from svertka.randomness import generator
 from svertka.recipe import Augment
-from svertka.shapes import Float, Int
+from svertka.shapes import Float, Int, UInt8
 
 AHEAD = 2  # batches that are made before they are asked for
 FREE = 3  # references to a buffer of a list in a loop over it, counted by sys.getrefcount
-PIXELS_A_TASK = 1 << 16  # what fits the cache of a core
+PIXELS_A_TASK = 1 << 20  # enough that drawing random numbers and taking turns cost little
+NUMBERS_A_ROW = 1 << 12  # of float32 that scale and shift one pass of a loop
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,14 @@ class Batches:
             yield from in_order(assembler, assemble, range(start, len(self)), ahead=AHEAD)
 
     def _batch(self, epoch: int, step: int, indices: NDArray[np.int64], pool: ThreadPoolExecutor) -> Batch:
-        if self.augment is None:
-            views = evaluation_views(self.pixels, indices, self.preprocess, pool)
-        else:
-            random = generator(self.seed, "augment", epoch, step)
-            views = augment(self.pixels, indices, self.preprocess, self.augment, random, pool)
+        def views(part: slice) -> UInt8[np.ndarray, "n size size c"]:
+            if self.augment is None:
+                return evaluation_views(self.pixels, indices[part], self.preprocess)
+            random = generator(self.seed, "augment", epoch, step, part.start)
+            return augment(self.pixels, indices[part], self.preprocess, self.augment, random)
+
         return Batch(
-            self._normalize(views, pool),
+            self._normalize(views, len(indices), pool),
             torch.from_numpy(self.labels[indices]).to(self.device),
             torch.from_numpy(indices.copy()),
         )
@@ -150,53 +153,68 @@ class Batches:
 
 
 class Normalizer:
-    """`Preprocess.normalize` for batches, the same to the bit: x * scale - shift in float32.
+    """Inputs from views: `Preprocess.normalize` for batches, the same to the bit.
 
-    On the CPU it works in NumPy and the threads of the batch, so as not to disturb the threads that torch
-    trains with; for other devices it sends the bytes there and works there.
+    That is x * scale - shift in float32. On the CPU it works in NumPy and the threads of the batch, so as not
+    to disturb the threads that torch trains with; for other devices it sends the bytes there and works there.
     """
 
     def __init__(
         self, preprocess: Preprocess, device: torch.device, memory_format: torch.memory_format
     ) -> None:
         self.device = device
+        self.shape = (preprocess.size, preprocess.size, preprocess.channels)
+        self.most = max(1, PIXELS_A_TASK // preprocess.size**2)  # images a task
         self._buffers: list[NDArray[np.float32]] = []
         self.scale, self.shift = preprocess.affine()
         self.last = memory_format == torch.channels_last
-        if self.last:  # (size, size, c): NumPy is fast only where the innermost axis is long
-            shape = (preprocess.channels, preprocess.size, preprocess.size)
-            both = (np.broadcast_to(part, shape).transpose(1, 2, 0) for part in (self.scale, self.shift))
-            self.scale, self.shift = (np.ascontiguousarray(part) for part in both)
+        if self.last:  # NumPy is fast only where the innermost axis is long: as many pixels as repeat
+            self.scale, self.shift = (_rows(part, self.shape) for part in (self.scale, self.shift))
 
-    def __call__(self, views: NDArray[np.uint8], pool: ThreadPoolExecutor) -> Float[Tensor, "n c h w"]:
-        """Views (n, size, size, c) as inputs on the device."""
-        return self.on_cpu(views, pool) if self.device.type == "cpu" else self.on_device(views)
-
-    def on_device(self, views: NDArray[np.uint8]) -> Float[Tensor, "n c h w"]:
-        moved = torch.from_numpy(views).to(self.device)
-        images = moved if self.last else moved.permute(0, 3, 1, 2).contiguous()
-        scale, shift = (torch.tensor(part, device=self.device) for part in (self.scale, self.shift))
-        inputs = images.float().mul_(scale).sub_(shift)
-        return inputs.permute(0, 3, 1, 2) if self.last else inputs
-
-    def on_cpu(self, views: NDArray[np.uint8], pool: ThreadPoolExecutor) -> Float[Tensor, "n c h w"]:
-        count, height, width = views.shape[:3]
-        source = views if self.last else views.transpose(0, 3, 1, 2)
-        target = self._buffer(source.shape)
-        step = max(1, PIXELS_A_TASK // (height * width))
+    def __call__(
+        self, views: Callable[[slice], NDArray[np.uint8]], count: int, pool: ThreadPoolExecutor
+    ) -> Float[Tensor, "n c h w"]:
+        """Views (size, size, c) of `count` images, asked for part by part in the threads, on the device."""
+        tasks = -(-count // self.most)
+        step = -(-count // tasks)
+        made: NDArray[Any] = (
+            self._buffer(count) if self.device.type == "cpu" else np.empty((count, *self.shape), np.uint8)
+        )
 
         def fill(task: int) -> None:
-            images = slice(task * step, (task + 1) * step)
-            part = target[images]
-            np.copyto(part, source[images])
-            part *= self.scale
-            part -= self.shift
+            part = slice(task * step, min((task + 1) * step, count))
+            if made.dtype == np.float32:
+                self._normalize(views(part), made[part])
+            else:
+                made[part] = views(part)
 
-        for_each(pool, fill, -(-count // step))
-        inputs = torch.from_numpy(target)
+        for_each(pool, fill, tasks)
+        if made.dtype != np.float32:
+            return self.on_device(made)
+        inputs = torch.from_numpy(made)
         return inputs.permute(0, 3, 1, 2) if self.last else inputs
 
-    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def on_device(self, views: NDArray[np.uint8]) -> Float[Tensor, "n c h w"]:
+        """Views (n, size, size, c) as inputs on the device."""
+        moved = torch.from_numpy(views).to(self.device)
+        scale, shift = (torch.tensor(part, device=self.device) for part in (self.scale, self.shift))
+        if self.last:
+            rows = moved.float().view(-1, scale.numel()).mul_(scale).sub_(shift)
+            return rows.view(moved.shape).permute(0, 3, 1, 2)
+        return moved.permute(0, 3, 1, 2).contiguous().float().mul_(scale).sub_(shift)
+
+    def _normalize(self, views: NDArray[np.uint8], target: NDArray[np.float32]) -> None:
+        """Fill a part of the inputs, laid out as the memory format wants."""
+        for image, place in zip(views, target, strict=True):  # one fits the cache
+            if self.last:
+                image, place = (whole.reshape(-1, self.scale.size) for whole in (image, place))
+            else:
+                image = image.transpose(2, 0, 1)
+            np.copyto(place, image)
+            place *= self.scale
+            place -= self.shift
+
+    def _buffer(self, count: int) -> NDArray[np.float32]:
         """An array to fill: one of an earlier batch that nobody holds any more, else a new one.
 
         New memory comes page by page from the system, which takes as long as all the rest. A tensor holds
@@ -204,9 +222,21 @@ class Normalizer:
         allocates, at multiples of 64 bytes: on other addresses some kernels sum in another order, and the
         same batch would not give the same bits.
         """
+        height, width, channels = self.shape
+        shape = (count, *self.shape) if self.last else (count, channels, height, width)
         self._buffers = [buffer for buffer in self._buffers if buffer.shape == shape][: AHEAD + 3]
         for buffer in self._buffers:
             if sys.getrefcount(buffer) == FREE:
                 return buffer
         self._buffers.append(torch.empty(shape, dtype=torch.float32).numpy())
         return self._buffers[-1]
+
+
+def _rows(part: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Statistics (c, 1, 1) or (c, size, size) as a row that repeats along an image (size, size, c)."""
+    height, width, channels = shape
+    if part.size != channels:
+        return np.ascontiguousarray(part.transpose(1, 2, 0)).reshape(-1)
+    row = width * channels
+    repeats = math.gcd(height, 1 << max(0, (NUMBERS_A_ROW // row).bit_length() - 1))
+    return np.tile(part.reshape(-1), width * repeats)

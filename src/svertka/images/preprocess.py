@@ -6,7 +6,7 @@ Three steps, the same in training, evaluation, export and service:
     fit_image   crop | letterbox | squash to a square                     -> uint8 (size, size, c)
     normalize   x/255, centred and scaled by the statistics of training   -> float32 (c, size, size)
 
-Resampling is Pillow's, which is antialiased. `shrink` and the centre crop take the sizes and offsets that
+Resampling is antialiased (`resize.py`). `shrink` and the centre crop take the sizes and offsets that
 torchvision's Resize and CenterCrop take. The third step is `x * scale - shift` in float32, two correctly
 rounded operations for each number, so that NumPy and torch, one image and a batch give the same bits.
 """
@@ -25,9 +25,9 @@ from PIL import Image
 
 from svertka.errors import DataError, OptionError, nearest
 from svertka.images.decode import open_rgb
+from svertka.images.resize import INTERPOLATIONS, Interpolation, resize
 
 Fit = Literal["crop", "letterbox", "squash"]
-Interpolation = Literal["bilinear", "bicubic"]
 Normalization = Literal["none", "mean_image", "channel_mean", "channel_mean_std"]
 
 FITS: tuple[Fit, ...] = ("crop", "letterbox", "squash")
@@ -38,8 +38,6 @@ NORMALIZATIONS: dict[str, tuple[str, ...]] = {
     "channel_mean_std": ("mean", "std"),  # ResNet
 }
 """Each normalization and the statistics it needs; all are of pixels as fractions, 0 to 1."""
-
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 MAX_ASPECT = 8
 """Of an image longer than 8 x its width the middle is kept: its short side decides how large it is stored."""
@@ -93,7 +91,7 @@ class Preprocess:
         Raises:
             DataError: not uint8, or of another shape.
         """
-        return self._pixels(self._shrink(_as_pillow(image)))
+        return self._shrink(_as_pillow(image))
 
     def load(self, source: str | Path | bytes, *, name: str | None = None) -> NDArray[np.uint8]:
         """A file or its bytes as it is stored (h, w, c); large JPEGs are decoded no larger than needed.
@@ -101,7 +99,7 @@ class Preprocess:
         Raises:
             ImageError: the image cannot be decoded.
         """
-        return self._pixels(self._shrink(open_rgb(source, at_least=self.store_size, name=name)))
+        return self._shrink(open_rgb(source, at_least=self.store_size, name=name))
 
     def fit_image(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The second step: a stored image (h, w, c) as the evaluation view (size, size, c)."""
@@ -112,12 +110,14 @@ class Preprocess:
         if height == width == self.size:
             return stored
         if self.fit == "squash":
-            return self._resized(stored, self.size, self.size)
+            return resize(stored, self.size, self.size, self.interpolation)
         longer = max(height, width)
         inner = [max(1, round(self.size * side / longer)) for side in (height, width)]
         top, left = ((self.size - side) // 2 for side in inner)
         view = np.full((self.size, self.size, self.channels), PADDING, dtype=np.uint8)
-        view[top : top + inner[0], left : left + inner[1]] = self._resized(stored, inner[0], inner[1])
+        view[top : top + inner[0], left : left + inner[1]] = resize(
+            stored, inner[0], inner[1], self.interpolation
+        )
         return view
 
     def normalize(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -194,7 +194,11 @@ class Preprocess:
     def _problems(self) -> Iterator[str]:
         if self.channels not in (1, 3):
             yield f"channels must be 1 or 3, got {self.channels!r}"
-        for name, known in (("fit", FITS), ("interpolation", _RESAMPLING), ("normalization", NORMALIZATIONS)):
+        for name, known in (
+            ("fit", FITS),
+            ("interpolation", INTERPOLATIONS),
+            ("normalization", NORMALIZATIONS),
+        ):
             if getattr(self, name) not in known:
                 yield f"unknown {name} {getattr(self, name)!r}; {nearest(str(getattr(self, name)), known)}"
         for name in ("size", "store_size"):
@@ -222,7 +226,7 @@ class Preprocess:
                 f"the {name} of {self.normalization} must be finite and a std above 0, got {array}."
             )
 
-    def _shrink(self, image: Image.Image) -> Image.Image:
+    def _shrink(self, image: Image.Image) -> NDArray[np.uint8]:
         mode = "L" if self.channels == 1 else "RGB"
         image = image if image.mode == mode else image.convert(mode)
         width, height = image.size
@@ -231,20 +235,13 @@ class Preprocess:
             left, top = (centre(side, min(side, longest)) for side in image.size)
             width, height = min(width, longest), min(height, longest)
             image = image.crop((left, top, left + width, top + height))
+        pixels = np.array(image).reshape(height, width, self.channels)
         short, long = min(width, height), max(width, height)
         if short == self.store_size:
-            return image
+            return pixels
         length = int(self.store_size * long / short)
-        size = (self.store_size, length) if width <= height else (length, self.store_size)
-        return image.resize(size, _RESAMPLING[self.interpolation])
-
-    def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        pixels = np.array(image)
-        return pixels[:, :, None] if self.channels == 1 else pixels
-
-    def _resized(self, stored: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-        image = _as_pillow(stored).resize((width, height), _RESAMPLING[self.interpolation])
-        return self._pixels(image)
+        size = (length, self.store_size) if width <= height else (self.store_size, length)
+        return resize(pixels, *size, self.interpolation)
 
     def _arrays(self) -> dict[str, NDArray[np.float32]]:
         return {name: np.asarray(value, dtype=np.float32) for name, value in self.statistics.items()}

@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from svertka.images.preprocess import Fit, Interpolation
+from svertka.images.preprocess import Fit
+from svertka.images.resize import Interpolation
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)

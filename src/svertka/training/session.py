@@ -20,7 +20,8 @@ from svertka.data.dataset import Dataset
 from svertka.data.split import Splits, refuse_too_many_broken, split
 from svertka.data.store import Pixels, open_pixels
 from svertka.errors import RunError
-from svertka.images.preprocess import Interpolation, Normalization, Preprocess
+from svertka.images.preprocess import Normalization, Preprocess
+from svertka.images.resize import Interpolation
 from svertka.models import weights
 from svertka.models.catalog import build
 from svertka.models.initialization import WITH_DATA, initialize_with_data

@@ -191,19 +191,20 @@ def _build(folder: Path, source: Source, items: NDArray[np.int64], number: int) 
     ):
         step(done)
         starts = range(done, len(items), CHUNK)
-        chunks = in_order(
-            assembler,
-            lambda start: _views(source, items[start : start + CHUNK], number, pool),
-            starts,
-            ahead=2,
-        )
-        for count, (start, views) in enumerate(zip(starts, chunks, strict=True), 1):
-            outputs = source.engine(normalize(views, pool))
-            values[start : start + len(views)] = outputs.numpy()
-            step(len(views))
+
+        def inputs(start: int) -> torch.Tensor:
+            chosen = items[start : start + CHUNK]
+            return normalize(lambda part: _views(source, chosen[part], number), len(chosen), pool)
+
+        for count, (start, batch) in enumerate(
+            zip(starts, in_order(assembler, inputs, starts, ahead=2), strict=True), 1
+        ):
+            outputs = source.engine(batch)
+            values[start : start + len(batch)] = outputs.numpy()
+            step(len(batch))
             if count % FLUSH_CHUNKS == 0:
                 values.flush()
-                write_json(folder / "done.json", {"rows": start + len(views)})
+                write_json(folder / "done.json", {"rows": start + len(batch)})
     values.flush()
     if not np.isfinite(values).all():
         raise StoreError(
@@ -214,17 +215,15 @@ def _build(folder: Path, source: Source, items: NDArray[np.int64], number: int) 
     write_json(folder / "meta.json", facts)
 
 
-def _views(
-    source: Source, items: NDArray[np.int64], number: int, pool: ThreadPoolExecutor
-) -> NDArray[np.uint8]:
+def _views(source: Source, items: NDArray[np.int64], number: int) -> NDArray[np.uint8]:
     """Views (n, size, size, c) of some items."""
     if number == 0:
-        return evaluation_views(source.pixels, items, source.preprocess, pool)
+        return evaluation_views(source.pixels, items, source.preprocess)
     views = []
     for item in items:
         content = source.dataset.digests[item].tobytes().hex()
         own = generator(source.seed, "view", content, number)
-        views.append(augment(source.pixels, np.array([item]), source.preprocess, source.augment, own, pool))
+        views.append(augment(source.pixels, np.array([item]), source.preprocess, source.augment, own))
     return np.concatenate(views)
 
 
