@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import efficientnet as theirs
-from torchvision.ops import StochasticDepth
 
 from svertka.images.decode import decode
 from svertka.models import build, find
 from svertka.models.efficientnet import scaled
 from svertka.models.inverted import SamePad, divisible
+from svertka.models.layers import StochasticDepth
 from svertka.models.weights import find as find_weights
 from svertka.models.weights import preprocess
 

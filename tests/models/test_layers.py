@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from svertka.errors import ModelError
 from svertka.models.catalog import build
 from svertka.models.head import replace_head
-from svertka.models.layers import Blocks, Options, Residual, pooled_head, same_padding
+from svertka.models.layers import Blocks, Options, Residual, StochasticDepth, pooled_head, same_padding
 from svertka.models.network import Network
 from svertka.models.resnet import ZeroShortcut
 
@@ -64,6 +65,16 @@ def test_stochastic_depth_leaves_out_whole_branches():
     assert sorted(set(y.tolist())) == pytest.approx([1, 1 + 1 / 0.75])
     assert float(y.mean()) == pytest.approx(2, abs=0.05)
     assert torch.equal(block.eval()(x), 2 * x)
+
+
+def test_stochastic_depth_is_torchvisions():
+    x = torch.randn(64, 3, 2, 2)
+    for p in (0.0, 0.3, 1.0):
+        answers = []
+        for drop in (StochasticDepth(p), torchvision.ops.StochasticDepth(p, "row")):
+            torch.manual_seed(2)
+            answers.append(drop(x))
+        assert torch.equal(*answers)
 
 
 def test_option_a_shortcut():

@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from svertka.models.catalog import ROWS, build
+from svertka.models.layers import StochasticDepth
 from svertka.models.network import Outputs
 
 SHARED = [name for name in torchvision.models.list_models(torchvision.models) if name in ROWS]
@@ -32,7 +33,7 @@ def ours(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
                 values.uniform_(0.5, 1.5, generator=generator)
-        if isinstance(module, torchvision.ops.StochasticDepth):
+        if isinstance(module, StochasticDepth):
             module.p = 0.0
     return network
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from svertka.errors import DataError, OptionError, nearest
 from svertka.models.activations import gain
-from svertka.models.layers import Residual
+from svertka.models.layers import Residual, StochasticDepth
 from svertka.models.network import Network, last_layer
 from svertka.shapes import Float
 
@@ -212,7 +212,7 @@ def initialize_with_data(network: Network, images: Float[Tensor, "n c h w"], met
     try:
         network.train()  # batch norm with the statistics of these images, nothing dropped
         for module, _ in modes:
-            if "Drop" in type(module).__name__ or "StochasticDepth" in type(module).__name__:
+            if "Drop" in type(module).__name__ or type(module) is StochasticDepth:
                 module.eval()
         network(images)
     finally:

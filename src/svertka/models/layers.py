@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from svertka.models.activations import activation, widening
 from svertka.models.normalization import normalization
@@ -112,11 +111,28 @@ class Residual(nn.Module):
         super().__init__()
         self.branch = branch
         self.shortcut = shortcut or nn.Identity()
-        self.drop = StochasticDepth(drop, "row")
+        self.drop = StochasticDepth(drop)
         self.act = act or nn.Identity()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         return self.act(self.drop(self.branch(x)) + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class StochasticDepth(nn.Module):
+    """In training 0 for an image with probability p, else x / (1 - p), so that the mean stays.
+
+    Huang et al. 2016. It draws as torchvision's does in mode "row"; torchvision takes a second to import.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.empty(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * kept.div_(1 - self.p) if self.p < 1 else x * kept
 
 
 class Parallel(nn.Module):
