@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from svertka.errors import OptionError, nearest
+from svertka.optimization import Averaging, Optimizer, Regularization, Schedule
+from svertka.settings import Auto, Settings
 
-Auto = Literal["auto"]
 Size = Annotated[int, Field(ge=8, le=2048)]
-
-
-class Settings(BaseModel):
-    """A group of settings: frozen, unknown keys refused, defaults checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Data(Settings):
@@ -92,57 +87,6 @@ class Model(Settings):
         return {name: None if value == "auto" else value for name, value in values.items()}
 
 
-class Optimizer(Settings):
-    """How gradients move the weights."""
-
-    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd (with momentum) or adamw")
-    learning_rate: float = Field(0.05, gt=0, le=100, description="peak of the schedule")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; 0: plain")
-    nesterov: bool = Field(True, description="Nesterov's form of the momentum of sgd")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2; norms and biases are spared")
-    batch_size: int = Field(128, ge=1, le=65536, description="images a step")
-    clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: off")
-
-    @model_validator(mode="after")
-    def _acts(self) -> Optimizer:
-        if self.name == "adamw" and {"momentum", "nesterov"} & self.model_fields_set and not self._neutral():
-            raise ValueError("momentum and nesterov belong to sgd and do nothing for adamw; leave them out")
-        if self.name == "sgd" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0; set nesterov = false or a momentum")
-        return self
-
-    def _neutral(self) -> bool:
-        usual = type(self).model_fields
-        return all(getattr(self, name) == usual[name].default for name in ("momentum", "nesterov"))
-
-
-class Schedule(Settings):
-    """How long, and how the learning rate goes."""
-
-    name: Literal["constant", "step", "cosine"] = Field("cosine", description="after the warm-up")
-    epochs: Annotated[int, Field(ge=1, le=100_000)] | Auto = Field(
-        "auto", description="passes over the training part; auto: what fits budget.minutes on this machine"
-    )
-    warmup_epochs: float = Field(1.0, ge=0, description="linear rise from near 0; at most half of all epochs")
-    step_epochs: int = Field(30, ge=1, description="of step: epochs between two drops")
-    step_factor: float = Field(0.1, gt=0, lt=1, description="of step: the rate is multiplied by this")
-
-    @model_validator(mode="after")
-    def _acts(self) -> Schedule:
-        fields = type(self).model_fields
-        for name in ("step_epochs", "step_factor"):
-            if self.name != "step" and getattr(self, name) != fields[name].default:
-                raise ValueError(f"{name} belongs to the schedule 'step' and does nothing for {self.name!r}")
-        return self
-
-
-class Regularization(Settings):
-    """What keeps a network from learning its training set by heart."""
-
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    early_stopping: int = Field(0, ge=0, description="stop after so many epochs without a gain; 0: off")
-
-
 class Transfer(Settings):
     """How far published weights are adapted; acts only with model.weights."""
 
@@ -174,6 +118,7 @@ class Recipe(Settings):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     regularization: Regularization = Regularization()
+    averaging: Averaging = Averaging()
     transfer: Transfer = Transfer()
     budget: Budget = Budget()
 
@@ -189,6 +134,24 @@ class Recipe(Settings):
             raise ValueError("the settings of transfer do nothing without model.weights")
         if self.model.init != "auto" and self.model.weights != "none":
             raise ValueError("model.init does nothing beside model.weights; give one of the two")
+        if self.averaging.snapshots and self.schedule.name not in ("cosine_restarts", "cyclic"):
+            raise ValueError(
+                "averaging.snapshots keeps the end of each cycle, and only the schedules 'cosine_restarts' "
+                f"and 'cyclic' have cycles, not {self.schedule.name!r}"
+            )
+        if self.averaging.snapshots and self.averaging.name != "none":
+            raise ValueError(
+                f"averaging.snapshots are single ends of cycles, {self.averaging.name!r} averages over them; "
+                "choose one of the two"
+            )
+        if self.model.weights not in ("none", "auto") and self.averaging.snapshots:
+            raise ValueError("averaging.snapshots needs a training from scratch; set model.weights = 'none'")
+        deep = self.regularization.stochastic_depth not in ("auto", 0)
+        if deep and self.model.weights not in ("none", "auto") and self.transfer.rung in ("probe", "head"):
+            raise ValueError(
+                f"regularization.stochastic_depth does nothing when transfer.rung is {self.transfer.rung!r}: "
+                "all residual blocks are frozen"
+            )
         return self
 
     @classmethod
