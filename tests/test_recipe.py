@@ -45,7 +45,10 @@ def test_refusals_name_the_way_out(setting: str, message: str) -> None:
     ("settings", "message"),
     [
         (["augment.pad_crop=4", "augment.resized_crop=0.5"], "two ways to crop"),
-        (["optimizer.name=adamw", "optimizer.momentum=0.5"], "momentum belongs to the optimizer|nesterov belongs to"),
+        (
+            ["optimizer.name=adamw", "optimizer.momentum=0.5"],
+            "momentum belongs to the optimizer|nesterov belongs to",
+        ),
         (["optimizer.momentum=0"], "nesterov needs momentum"),
         (["schedule.epochs=3", "budget.minutes=2"], "both say how long"),
     ],

@@ -71,8 +71,8 @@ class Model(Settings):
 
     name: str = Field("auto", description="a name of `svertka models`, or auto")
     weights: str = Field(
-        "none",
-        description="none: from scratch; imagenet; auto: the best on this machine; hf:OWNER/NAME; a file",
+        "auto",
+        description="none: from scratch; imagenet; hf:OWNER/NAME; a file; a run; auto: by the data",
     )
     activation: str | Auto = Field("auto", description="by name; auto: the model's own")
     norm: str | Auto = Field("auto", description="by name; auto: the model's own")
@@ -132,7 +132,7 @@ class Recipe(Settings):
             raise ValueError("data.normalization 'weights' needs model.weights, and there are none")
         if self.model.weights == "none" and self.transfer != Transfer():
             raise ValueError("the settings of transfer do nothing without model.weights")
-        if self.model.init != "auto" and self.model.weights != "none":
+        if self.model.init != "auto" and self.model.weights not in ("none", "auto"):
             raise ValueError("model.init does nothing beside model.weights; give one of the two")
         if self.averaging.snapshots and self.schedule.name not in ("cosine_restarts", "cyclic"):
             raise ValueError(

@@ -14,7 +14,7 @@ def demo(*, out: str | Path | None = None, resume: bool = False, device: str = "
     recipe = Recipe(
         data=Data(size=32, channels=1),
         augment=Augment(pad_crop=2),
-        model=Model(name="lenet5", norm="batch"),
+        model=Model(name="lenet5", weights="none", norm="batch"),
         optimizer=Optimizer(batch_size=32, learning_rate=0.03),
         schedule=Schedule(epochs=20),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svertka.data.dataset import Dataset
+from svertka.data.dataset import PARTS, Dataset
 from svertka.errors import DataError, ImageError
 from svertka.images.decode import decode, is_grey, read_size
 
@@ -17,10 +17,17 @@ SIDE_FOR_COLOUR = 32  # px: enough to see whether there is colour
 
 @dataclass(frozen=True)
 class Survey:
-    """The median short side in px, and whether every image looked at is grey."""
+    """What decides the settings that were left open.
+
+    Attributes:
+        median_side: short side in px.
+        grey: whether every image looked at is.
+        for_training: images that are not declared as another part, and whether any part is declared.
+    """
 
     median_side: int
     grey: bool
+    for_training: tuple[int, bool] = (0, False)
 
 
 def survey(dataset: Dataset) -> Survey:
@@ -44,4 +51,6 @@ def survey(dataset: Dataset) -> Survey:
             problem = str(error)
     if not sides or not greys:
         raise DataError(f"of {dataset.name} no image that was looked at can be decoded; the last: {problem}")
-    return Survey(int(np.median(sides)), all(greys))
+    undeclared = dataset.declared < 0
+    mine = int((undeclared | (dataset.declared == PARTS.index("train"))).sum())
+    return Survey(int(np.median(sides)), all(greys), (mine, not undeclared.all()))

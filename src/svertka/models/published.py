@@ -91,7 +91,7 @@ def published(model: str) -> list[WeightSet]:
         from svertka.models.external import weight_sets
 
         return weight_sets(model)
-    return [chosen for chosen in LITE if chosen.model == model] + _torchvision(model)
+    return [chosen for chosen in LITE if chosen.model == model] or _torchvision(model)
 
 
 def _torchvision(model: str) -> list[WeightSet]:

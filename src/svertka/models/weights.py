@@ -30,7 +30,7 @@ from svertka.images.preprocess import Preprocess
 from svertka.models import catalog
 from svertka.models.carry import carry
 from svertka.models.network import Network
-from svertka.models.published import WeightSet, published
+from svertka.models.published import LITE, WeightSet, published
 from svertka.progress import say
 
 HUB = "hf:"
@@ -91,7 +91,9 @@ def place(chosen: WeightSet) -> Path | None:
 
 def on_this_machine() -> list[WeightSet]:
     """All published weight sets that need no download, the most accurate first."""
-    here = [chosen for row in catalog.rows() for chosen in published(row.name) if place(chosen)]
+    fetched = _hub_cache("file").parent.glob("*")  # if any, torchvision's table, slow to import, is asked
+    names = [row.name for row in catalog.rows()] if any(fetched) else dict.fromkeys(one.model for one in LITE)
+    here = [chosen for name in names for chosen in published(name) if place(chosen)]
     return sorted(here, key=lambda chosen: -(chosen.top1 or 0))
 
 

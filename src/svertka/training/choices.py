@@ -9,10 +9,15 @@ from svertka.models import catalog, weights
 from svertka.models.published import WeightSet
 from svertka.models.rows import Row
 from svertka.recipe import Recipe
+from svertka.training import own
 
 SMALL_SIDE = 32  # px: up to here an image is a digit or a thumbnail, and LeNet-5 fits
 ENLARGED_BELOW = 24  # px: smaller images are enlarged to SMALL_SIDE
 STORE_MARGIN = 256 / 224  # stored short side to input size, for photos
+SCRATCH_SIDE = 64  # px: up to here many images are learnt from scratch,
+SCRATCH_IMAGES = 5_000  # if there are at least so many to train on
+MACS_A_SECOND = 30e9  # of a trunk on a laptop of two cores
+PASS_SHARE = 0.25  # of the time for one pass over the images
 PHOTO_SIZE = 128  # px: photos from scratch; a third of the work of 224 px
 
 
@@ -25,11 +30,19 @@ def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
     reasons: list[str] = []
     values: dict[str, dict[str, Any]] = recipe.model_dump()
     data, model, augment = values["data"], values["model"], values["augment"]
+    if model["weights"] == "auto":
+        model["name"], model["weights"], reason = _start(recipe, facts)
+        reasons.append(reason)
+    run = own.run_of(model["weights"])
+    published = own.adopt(run, values) if run else None
+    if run and published:
+        reasons.append(f"transfer from the run {run.path}: {published.model} on {run.data['name']}")
     if model["name"] == "auto":
-        model["name"] = "lenet5" if facts.median_side <= SMALL_SIDE else "resnet18"
+        model["name"] = _model(model["weights"], facts)
         reasons.append(f"model {model['name']}: the median short side is {facts.median_side} px")
     row = catalog.find(model["name"])
-    published = weights.find(row.name, model["weights"]) if model["weights"] != "none" else None
+    if model["weights"] != "none" and not published:
+        published = weights.find(row.name, model["weights"])
     if published:
         model["weights"] = published.name
     if data["size"] == "auto":
@@ -50,6 +63,50 @@ def decide(recipe: Recipe, facts: Survey) -> tuple[Recipe, list[str]]:
     if not recipe.augment.model_fields_set:
         augment.update(_augmentation(data["size"], reasons))
     return Recipe.parse(values), reasons
+
+
+def _start(recipe: Recipe, facts: Survey) -> tuple[str, str, str]:
+    """Model, weights and the reason: from scratch for many small images, else the best weights here."""
+    name, built = recipe.model.name, recipe.model.choices()
+    varied = [option for option in ("activation", "norm", "init") if built[option] is not None]
+    count = _num_training(recipe, facts)
+    many = f"{count:,} training images of about {facts.median_side} px"
+    if varied:
+        return name, "none", f"from scratch: model.{varied[0]} is not that of any published weights"
+    if name == "auto" and facts.median_side <= SCRATCH_SIDE and count >= SCRATCH_IMAGES:
+        return name, "none", f"from scratch: {many} are enough to learn from"
+    here = [
+        chosen
+        for chosen in weights.on_this_machine()
+        if name in ("auto", chosen.model)
+        and (name != "auto" or _pass_seconds(chosen.model, count) < PASS_SHARE * 60 * recipe.budget.minutes)
+    ]
+    if not here:
+        return (
+            name,
+            "none",
+            f"from scratch: no fitting weights{'' if name == 'auto' else ' of ' + name} are on this machine",
+        )
+    best = here[0]
+    return best.model, best.name, f"transfer from {best.model} with its weights {best.name}: {many}"
+
+
+def _model(wanted: str, facts: Survey) -> str:
+    """The model when only the weights are named, or none."""
+    if wanted == "none":
+        return "lenet5" if facts.median_side <= SMALL_SIDE else "resnet18"
+    here = (chosen.model for chosen in weights.on_this_machine() if chosen.name == wanted)
+    return next(here, "resnet18")
+
+
+def _num_training(recipe: Recipe, facts: Survey) -> int:
+    count, declared = facts.for_training
+    return count if declared else round(count * (1 - recipe.data.validation - recipe.data.test))
+
+
+def _pass_seconds(model: str, count: int) -> float:
+    """A guess, before anything is measured, at how long a trunk takes for all images."""
+    return catalog.find(model).macs * count / MACS_A_SECOND
 
 
 def _size(row: Row, facts: Survey) -> int:

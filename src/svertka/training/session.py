@@ -30,8 +30,9 @@ from svertka.randomness import generator
 from svertka.recipe import Recipe
 from svertka.runs.checkpoint import arrange
 from svertka.runs.environment import environment, versions
-from svertka.runs.run import Run
+from svertka.runs.run import WEIGHTS, Run
 from svertka.runs.seen import digest_prefixes
+from svertka.training import own
 
 IMAGES_FOR_INIT = 64
 """Training images that an initialisation which looks at data sees."""
@@ -64,13 +65,14 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
     """
     began = time.monotonic()
     data = recipe.data
+    run = own.run_of(recipe.model.weights)
     network = build(
         recipe.model.name,
         classes=len(dataset.classes),
         in_channels=int(data.channels),
         size=int(data.size),
         seed=seed,
-        weights=recipe.model.weights,
+        weights=str(run.file(WEIGHTS)) if run else recipe.model.weights,
         **recipe.model.choices(),
     )
     blank = _preprocess(recipe)
@@ -127,7 +129,12 @@ def _preprocess(recipe: Recipe) -> Preprocess:
         "interpolation": cast(Interpolation, data.interpolation),
     }
     if data.normalization == "weights":
-        published = weights.preprocess(recipe.model.name, recipe.model.weights, channels=shape["channels"])
+        run = own.run_of(recipe.model.weights)
+        published = (
+            run.preprocess
+            if run
+            else weights.preprocess(recipe.model.name, recipe.model.weights, channels=shape["channels"])
+        )
         return replace(published, **shape)
     return Preprocess(**shape, normalization=cast(Normalization, data.normalization))
 
