@@ -19,6 +19,7 @@ from svertka.errors import OptionError, nearest
 from svertka.optimization import Averaging, Optimizer, Regularization, Schedule
 from svertka.settings import Auto, Settings
 
+DEFAULT_MINUTES = 10.0
 Size = Annotated[int, Field(ge=8, le=2048)]
 
 
@@ -106,7 +107,15 @@ class Transfer(Settings):
 class Budget(Settings):
     """How much time there is."""
 
-    minutes: float = Field(10.0, gt=0, description="wall-clock of the whole process; acts if epochs is auto")
+    minutes: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto",
+        description="wall-clock of the whole process, filled by the schedule; auto: ten or less",
+    )
+
+    @property
+    def seconds(self) -> float:
+        """The most that there is."""
+        return 60 * (DEFAULT_MINUTES if self.minutes == "auto" else self.minutes)
 
 
 class Recipe(Settings):
@@ -124,7 +133,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _together(self) -> Recipe:
-        if self.schedule.epochs != "auto" and self.budget.minutes != Budget().minutes:
+        if self.schedule.epochs != "auto" and self.budget.minutes != "auto":
             raise ValueError(
                 "schedule.epochs and budget.minutes both say how long to train; give one of them"
             )

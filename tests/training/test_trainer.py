@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from svertka.recipe import Recipe
 from svertka.runs import checkpoint
 from svertka.runs.run import Run
 from svertka.training import logs, losses, trainer
-from svertka.training.budget import Pace, epochs_that_fit, measure
+from svertka.training.budget import Pace, measure, steps_that_fit
 from svertka.training.losses import loss
 
 CLASSES, SIZE, BATCH = 3, 16, 8
@@ -77,9 +77,8 @@ def recipe(*settings: str) -> Recipe:
 
 
 def job(wanted: Recipe, epochs: int = 2, **more: Any) -> trainer.Job:
-    return trainer.Job(
-        wanted, **{"seed": 0, "epochs": epochs, "train": stream(), "validation": stream(16, 1), **more}
-    )
+    given = {"seed": 0, "train": stream(), "validation": stream(16, 1), **more}
+    return trainer.Job(wanted, steps=epochs * len(given["train"]), **given)
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ def test_training_equals_plain_pytorch(run: Run, name: str) -> None:
     decayed = [p for p in theirs.parameters() if p.ndim >= 2]
     spared = [p for p in theirs.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": 0.001}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=0.02, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(groups, lr=0.02, momentum=0.9, nesterov=True, fused=True)
     theirs.train()
     for _ in range(2):
         for batch in stream().epoch(0):
@@ -329,16 +328,19 @@ def test_without_a_wish_nothing_is_logged(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "seconds_left", "epochs"),
+    ("settings", "seconds_left", "steps"),
     [
-        (["schedule.epochs=7"], 1.0, 7),  # what the user said, however long
-        ([], 100.0, 22),  # 0.9 × 100 s / 4 s
+        (["schedule.epochs=7"], 1.0, 28),  # what the user said, however long
+        ([], 102.0, 93),  # (0.95 × 102 s − 48 images) / 4 s an epoch, in steps
+        (["budget.minutes=1"], 102.0, 93),
         ([], 3.0, 1),
         ([], -5.0, 1),
-        ([], 1e9, 60),
+        ([], 1e9, 240),  # 60 epochs are enough, if nobody said how long
+        (["budget.minutes=1"], 1e6, 949997),
     ],
 )
-def test_epochs_that_fit(settings: list[str], seconds_left: float, epochs: int) -> None:
+def test_steps_that_fit(settings: list[str], seconds_left: float, steps: int) -> None:
+    """4 steps of 0.75 s and 16 validation images of 1/16 s make 4 s an epoch."""
     said: list[str] = []
 
     class Listener(progress.Silent):
@@ -346,19 +348,37 @@ def test_epochs_that_fit(settings: list[str], seconds_left: float, epochs: int) 
             said.append(message)
 
     with progress.using(Listener()):
-        found = epochs_that_fit(Recipe().set(settings), Pace(training=3.0, validation=1.0), seconds_left)
-    assert found == epochs
+        found = steps_that_fit(
+            Recipe().set(settings), Pace(0.75, 1 / 16), seconds_left, stream(), stream(16, 1), tested=16
+        )
+    assert found == steps
+    epochs = f"{steps / 4:.0f}" if steps % 4 == 0 else f"{steps / 4:.1f}"
     assert said[0].startswith(f"{epochs} epochs of about 4.0 s: ")
+
+
+def test_the_last_epoch_may_be_a_part_of_one(run: Run) -> None:
+    """6 steps of 4 an epoch: two rows, the weights after exactly 6 steps of plain PyTorch."""
+    ours, theirs = network(), network()
+    rows = trainer.train(ours, replace(job(recipe()), steps=6), run)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    decayed = [{"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 5e-4},
+               {"params": [p for p in theirs.parameters() if p.ndim < 2]}]  # fmt: skip
+    optimizer = torch.optim.SGD(decayed, lr=0.05, momentum=0.9, nesterov=True)
+    for batch in [*stream().epoch(0), *stream().epoch(1)][:6]:
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(batch.images), batch.labels).backward()
+        optimizer.step()
+    assert same(ours.state_dict(), theirs.state_dict())
 
 
 def test_measuring_the_pace_changes_nothing() -> None:
     net = build("resnet20", classes=CLASSES, in_channels=1, size=SIZE, seed=4, dropout=0.5)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.get_rng_state()
-    pace = measure(net, recipe(), stream(), stream(16, 1))
-    assert pace.training > 0
-    assert pace.validation > 0
-    assert pace.epoch == pace.training + pace.validation
+    pace = measure(net, recipe("averaging.name=ema"), stream(), stream(16, 1), seconds=1.0)
+    assert pace.step > 0
+    assert pace.image > 0
+    assert pace.epoch(stream(), stream(16, 1)) == pytest.approx(4 * pace.step + 16 * pace.image)
     assert same(net.state_dict(), before)
     assert net.training
     assert all(parameter.grad is None for parameter in net.parameters())

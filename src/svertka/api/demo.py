@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from svertka.api.train import train
-from svertka.recipe import Augment, Data, Model, Optimizer, Recipe, Schedule
+from svertka.optimization import Optimizer, Schedule
+from svertka.recipe import Augment, Data, Model, Recipe
 
 
 def demo(*, out: str | Path | None = None, resume: bool = False, device: str = "auto") -> dict[str, Any]:

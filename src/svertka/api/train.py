@@ -90,7 +90,7 @@ def _train(
     if going_on:
         plan = session.verify(run, made)
     else:
-        plan = way.plan(made, made.recipe.budget.minutes * 60 - (time.monotonic() - began))
+        plan = way.plan(made, made.recipe.budget.seconds - (time.monotonic() - began))
         session.begin(run, made, plan)
     with stopping.watch() as stopped, logs.tensorboard(run if tensorboard else None) as log:
         trained = way.carry_out(run, made, plan, log, stopped)

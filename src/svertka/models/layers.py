@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from svertka.errors import OptionError
 from svertka.models.activations import activation, widening
 from svertka.models.normalization import normalization
 from svertka.shapes import Float
@@ -133,6 +134,24 @@ class StochasticDepth(nn.Module):
             return x
         kept = torch.empty(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
         return x * kept.div_(1 - self.p) if self.p < 1 else x * kept
+
+
+def drop_blocks(network: nn.Module, probability: float) -> None:
+    """Leave out the branch of residual block l of L in training with `probability` · l / L.
+
+    Huang et al. 2016, equation 4.
+
+    Raises:
+        OptionError: the network has no residual blocks.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, Residual)]
+    if not blocks:
+        raise OptionError(
+            "regularization.stochastic_depth leaves out residual blocks, and this network has none; "
+            "leave it at 0 or choose a residual network, such as resnet18."
+        )
+    for number, block in enumerate(blocks, 1):
+        block.drop.p = probability * number / len(blocks)
 
 
 class Parallel(nn.Module):

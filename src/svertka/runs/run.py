@@ -70,6 +70,10 @@ class Run:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    def snapshot(self, number: int) -> Path:
+        """Where the weights at the end of cycle `number` (from 1) lie."""
+        return self.path / "snapshots" / f"{number}.safetensors"
+
     @property
     def started(self) -> bool:
         """Whether all the facts that fix a run are written (a kill before that leaves nothing to resume)."""

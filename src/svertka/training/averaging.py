@@ -28,7 +28,7 @@ class Average:
         self.settings = settings
         self.model: swa_utils.AveragedModel | None = None
         if settings.name == "ema":
-            rule = swa_utils.get_ema_multi_avg_fn(settings.decay)
+            rule = swa_utils.get_ema_multi_avg_fn(settings.decay)  # type: ignore[no-untyped-call]
             self.model = swa_utils.AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
         elif settings.name == "swa":
             self.model = swa_utils.AveragedModel(network)
@@ -65,7 +65,7 @@ class Average:
 
     def answering(self, network: Network) -> Network:
         """What is validated and answers: the average, as soon as there is one."""
-        if self.model is None or int(cast(Tensor, self.model.n_averaged)) == 0:
+        if self.model is None or int(self.model.n_averaged) == 0:
             return network
         return cast(Network, self.model.module)
 
@@ -80,7 +80,7 @@ class Average:
 
     def _count(self, number: int) -> None:
         assert self.model is not None
-        cast(Tensor, self.model.n_averaged).fill_(number)
+        self.model.n_averaged.fill_(number)
 
 
 def has_batch_statistics(network: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""How many epochs fit the time there is: a few real steps are measured, on a copy of the network."""
+"""How long a training is: real steps are measured on a copy of the network, and as many planned as fit."""
 
 from __future__ import annotations
 
@@ -12,71 +12,80 @@ from svertka import progress
 from svertka.data.batches import Stream
 from svertka.models.network import Network
 from svertka.recipe import Recipe
-from svertka.training.losses import loss
-from svertka.training.optimizers import build_optimizer
+from svertka.training.trainer import Job, State, train_step
 
-MOST_EPOCHS = 60  # beyond this an automatic length gains little
-PROBE_SECONDS = 1.0
-SHARE_FOR_TRAINING = 0.9  # of what is left; the rest is for the final evaluation and for noise
+MOST_EPOCHS = 60  # an automatic length gains little beyond this
+PROBE_SHARE = 0.02  # of the time there is, for measuring
+PROBE_SECONDS = (1.0, 10.0)  # at least, at most
+UNMEASURED = 3  # first steps: batches made ahead, caches and memory still cold
+SHARE_FOR_TRAINING = 0.95  # of what is left; the rest is for loading, calibration and writing
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one epoch, as measured: its training steps and its validation."""
+    """Seconds, as measured: of a step with its loading, and of a validation image."""
 
-    training: float
-    validation: float
+    step: float
+    image: float
 
-    @property
-    def epoch(self) -> float:
-        return self.training + self.validation
+    def epoch(self, train: Stream, validation: Stream) -> float:
+        """Seconds of one epoch: its training steps and its validation."""
+        return self.step * len(train) + self.image * len(validation.indices)
 
 
-def measure(network: Network, recipe: Recipe, train: Stream, validation: Stream) -> Pace:
-    """Run steps for about a second on a copy; the network and all random state stay as they are."""
+def measure(network: Network, recipe: Recipe, train: Stream, validation: Stream, seconds: float) -> Pace:
+    """Train a copy for a small share of the `seconds` there are; network and random state stay."""
+    least, most = PROBE_SECONDS
+    limit = min(max(PROBE_SHARE * seconds, least), most)
     trial = copy.deepcopy(network).train()
-    optimizer = build_optimizer(trial, recipe.optimizer)
+    job = Job(recipe, 0, len(train), train, validation)
+    state = State.fresh(trial, job)
     times: list[float] = []
-    began = time.monotonic()
     with torch.random.fork_rng():
+        began = last = time.monotonic()
         for batch in train.epoch(0):
-            started = time.monotonic()
-            value, _ = loss(trial(batch.images), batch.labels)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            times.append(time.monotonic() - started)
-            if len(times) >= 3 and time.monotonic() - began > PROBE_SECONDS:
+            train_step(state, batch, job)
+            now = time.monotonic()
+            times.append(now - last)
+            last = now
+            if len(times) > UNMEASURED and now - began > limit:
                 break
-    step = sorted(times)[len(times) // 2]
+    steady = times[UNMEASURED:] or times[-1:]
     trial.eval()
     started, num_seen = time.monotonic(), 0
     with torch.inference_mode():
         for batch in validation.epoch(0):
             trial(batch.images)
             num_seen += len(batch)
-            if time.monotonic() - started > PROBE_SECONDS / 4:
+            if time.monotonic() - started > limit / 4:
                 break
-    per_image = (time.monotonic() - started) / num_seen
-    return Pace(step * len(train), per_image * len(validation.indices))
+    return Pace(sum(steady) / len(steady), (time.monotonic() - started) / num_seen)
 
 
-def epochs_that_fit(recipe: Recipe, pace: Pace, seconds_left: float) -> int:
-    """The length of the run: what the recipe says, or what fits the seconds left (at least one epoch)."""
+def steps_that_fit(
+    recipe: Recipe, pace: Pace, seconds_left: float, train: Stream, validation: Stream, tested: int
+) -> int:
+    """The length of a training: what the recipe says, or what fits the seconds left (at least one).
+
+    Validation after each epoch and at the end, and `tested` images of the test part, are counted in. Where
+    the recipe names no minutes either, the length ends at `MOST_EPOCHS`.
+    """
+    epoch = pace.epoch(train, validation)
     if recipe.schedule.epochs != "auto":
-        epochs = recipe.schedule.epochs
+        steps = recipe.schedule.epochs * len(train)
     else:
-        epochs = max(1, min(MOST_EPOCHS, int(seconds_left * SHARE_FOR_TRAINING / max(pace.epoch, 1e-6))))
-    minutes = epochs * pace.epoch / 60
-    progress.say(f"{epochs} epochs of about {pace.epoch:.1f} s: {_duration(minutes)} of training")
-    return epochs
+        at_the_end = pace.image * (2 * len(validation.indices) + tested)
+        training = max(0.0, seconds_left * SHARE_FOR_TRAINING - at_the_end)
+        steps = max(1, int(training / epoch * len(train)))
+        if recipe.budget.minutes == "auto":
+            steps = min(steps, MOST_EPOCHS * len(train))
+    epochs = steps / len(train)
+    named = f"{epochs:.0f}" if steps % len(train) == 0 else f"{epochs:.1f}"
+    progress.say(f"{named} epochs of about {epoch:.1f} s: {_duration(epochs * epoch / 60)} of training")
+    return steps
 
 
 def _duration(minutes: float) -> str:
-    return (
-        f"{minutes * 60:.0f} s"
-        if minutes < 2
-        else f"{minutes:.0f} min"
-        if minutes < 120
-        else f"{minutes / 60:.1f} h"
-    )
+    if minutes < 2:
+        return f"{minutes * 60:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

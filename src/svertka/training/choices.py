@@ -79,7 +79,7 @@ def _start(recipe: Recipe, facts: Survey) -> tuple[str, str, str]:
         chosen
         for chosen in weights.on_this_machine()
         if name in ("auto", chosen.model)
-        and (name != "auto" or _pass_seconds(chosen.model, count) < PASS_SHARE * 60 * recipe.budget.minutes)
+        and (name != "auto" or _pass_seconds(chosen.model, count) < PASS_SHARE * recipe.budget.seconds)
     ]
     if not here:
         return (

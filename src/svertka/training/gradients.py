@@ -42,12 +42,12 @@ def gradient(network: Network, batch: Batch, recipe: Recipe) -> tuple[float, Ten
 
 @contextmanager
 def noisy(network: nn.Module, share: float) -> Iterator[None]:
-    """Weights with Gaussian noise, of `share` of the root mean square of each tensor, and then as they were."""
+    """Weights with Gaussian noise, `share` of the root mean square of each tensor, then as they were."""
     with torch.no_grad():
-        weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        weights: list[Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         kept = [weight.clone() for weight in weights]
         for weight in weights:
-            weight += torch.randn_like(weight) * (share * weight.square().mean().sqrt())
+            weight.add_(torch.randn_like(weight) * (share * weight.square().mean().sqrt()))
     try:
         yield
     finally:

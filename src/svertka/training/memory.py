@@ -45,7 +45,7 @@ def explained(batch: Batch, step: Callable[[Batch], object], kept: str) -> Itera
 
 
 def fitting(batch: Batch, step: Callable[[Batch], object]) -> int:
-    """The largest of the halves, quarters … of a batch for which `step` finds memory; 0: not even one image."""
+    """The largest half, quarter … of a batch for which `step` finds memory; 0: not even one image."""
     size = len(batch) // 2
     while size:
         if torch.cuda.is_available():

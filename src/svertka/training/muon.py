@@ -40,7 +40,7 @@ class MuonBeside(torch.optim.Optimizer):
             *([rest(others)] if others else []),
         ]
         self.defaults = {}
-        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = {}, {}  # type: ignore[assignment]
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = {}, {}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -87,7 +87,7 @@ class MuonBeside(torch.optim.Optimizer):
 
 
 def matrix(tensor: Tensor, like: Tensor | None = None) -> Tensor:
-    """A tensor (out, …) as (out, rest) without gradient: a view, its columns in the order of memory of `like`."""
+    """A tensor (out, …) as (out, rest) without gradient: a view, its columns ordered as memory of `like`."""
     like = tensor if like is None else like
     tensor = tensor.detach()
     if like.ndim == 4 and not like.is_contiguous():

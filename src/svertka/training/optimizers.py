@@ -35,7 +35,7 @@ def build_optimizer(
     if settings.name != "muon":
         groups = _groups(wanted, settings.learning_rate, settings.weight_decay, below, lower_rate)
         return _torchs(settings, groups)
-    last = {id(parameter) for parameter in last_layer_of(network).parameters()}
+    last = {id(parameter) for parameter in last_layer_of(network)[2].parameters()}
     inner = [parameter for parameter in wanted if parameter.ndim >= 2 and id(parameter) not in last]
     taken = {id(parameter) for parameter in inner}
     rest = [parameter for parameter in wanted if id(parameter) not in taken]

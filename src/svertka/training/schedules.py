@@ -7,6 +7,7 @@ over the history, so that no state of it is kept.
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
@@ -43,13 +44,25 @@ def build_plateau(
     )
 
 
+def schedule_state(schedule: lr_scheduler.LRScheduler) -> dict[str, Any]:
+    """What of a schedule changes, as JSON; `load_state_dict` of one built alike takes it.
+
+    The milestones of `multi_step` stay out: they are settings, and JSON would make text of their numbers.
+    """
+    state = schedule.state_dict()
+    for part in (state, *state.get("_schedulers", [])):
+        part.pop("milestones", None)
+    return state
+
+
 def cycle_ends(settings: Schedule, steps_per_epoch: int, steps: int) -> list[int]:
     """After how many steps each cycle ends; the last one with the training. No cycles: none."""
     if settings.name not in SCHEDULE_FIELDS["cycles"]:
         return []
     warmup = _warmup(settings, steps_per_epoch, steps)
     first = _first_cycle(settings, steps - warmup)
-    ends, length, end = [], first, float(warmup)
+    ends: list[int] = []
+    length, end = first, float(warmup)
     growth = settings.cycle_growth if settings.name == "cosine_restarts" else 1
     while len(ends) < settings.cycles:
         end += length
@@ -68,7 +81,8 @@ def _first_cycle(settings: Schedule, steps: int) -> float:
     """Steps of the first cycle; torch's warm restarts want a whole number."""
     if settings.name == "cyclic":
         return steps / settings.cycles
-    return max(1, ceil(steps / sum(settings.cycle_growth**cycle for cycle in range(settings.cycles))))
+    growths = [float(settings.cycle_growth) ** cycle for cycle in range(settings.cycles)]
+    return max(1, ceil(steps / sum(growths)))
 
 
 def _main(

@@ -8,18 +8,25 @@ from typing import Any
 
 from svertka.runs import checkpoint
 from svertka.runs.run import WEIGHTS, Run
-from svertka.training.budget import epochs_that_fit, measure
+from svertka.training.budget import measure, steps_that_fit
 from svertka.training.result import Trained
 from svertka.training.session import Session
 from svertka.training.trainer import Job, train
 
 
 def plan(made: Session, seconds_left: float) -> dict[str, Any]:
-    """Measure the pace and decide how many epochs fit: `engine epochs epoch_seconds`."""
+    """Measure the pace and decide how many steps fit: `engine steps epochs epoch_seconds`."""
     began = time.monotonic()
-    pace = measure(made.network, made.recipe, made.train, made.validation)
-    epochs = epochs_that_fit(made.recipe, pace, seconds_left - (time.monotonic() - began))
-    return {"engine": "eager", "epochs": epochs, "epoch_seconds": round(pace.epoch, 4)}
+    train, validation = made.train, made.validation
+    pace = measure(made.network, made.recipe, train, validation, seconds_left)
+    left = seconds_left - (time.monotonic() - began)
+    steps = steps_that_fit(made.recipe, pace, left, train, validation, len(made.splits.test))
+    return {
+        "engine": "eager",
+        "steps": steps,
+        "epochs": -(-steps // len(train)),
+        "epoch_seconds": round(pace.epoch(train, validation), 4),
+    }
 
 
 def carry_out(
@@ -30,7 +37,7 @@ def carry_out(
     stopped: Callable[[], bool],
 ) -> Trained:
     """Train to the end of the plan, from where an earlier process stopped; loads the weights that answer."""
-    job = Job(made.recipe, made.seed, planned["epochs"], made.train, made.validation, log, stopped)
+    job = Job(made.recipe, made.seed, planned["steps"], made.train, made.validation, log, stopped)
     train(made.network, job, run)
     tensors, facts = checkpoint.load_tensors(run.file(WEIGHTS))
     checkpoint.fill(made.network, tensors, run.file(WEIGHTS))

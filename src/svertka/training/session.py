@@ -25,6 +25,7 @@ from svertka.images.resize import Interpolation
 from svertka.models import weights
 from svertka.models.catalog import build
 from svertka.models.initialization import WITH_DATA, initialize_with_data
+from svertka.models.layers import drop_blocks
 from svertka.models.network import Network
 from svertka.randomness import generator
 from svertka.recipe import Recipe
@@ -75,6 +76,8 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         weights=str(run.file(WEIGHTS)) if run else recipe.model.weights,
         **recipe.model.choices(),
     )
+    if recipe.regularization.stochastic_depth != "auto":
+        drop_blocks(network, recipe.regularization.stochastic_depth)
     blank = _preprocess(recipe)
     pixels = open_pixels(dataset, blank)
     refuse_too_many_broken(len(dataset), pixels.broken)

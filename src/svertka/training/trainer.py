@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from svertka import progress
@@ -27,9 +27,12 @@ from svertka.randomness import key
 from svertka.recipe import Recipe
 from svertka.runs import checkpoint
 from svertka.runs.run import CHECKPOINT, WEIGHTS, Run
-from svertka.training.losses import correct, loss
+from svertka.training import memory
+from svertka.training.averaging import Average
+from svertka.training.gradients import gradient, regularize
+from svertka.training.losses import correct
 from svertka.training.optimizers import build_optimizer
-from svertka.training.schedules import build_schedule
+from svertka.training.schedules import build_plateau, build_schedule, cycle_ends, schedule_state
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -40,12 +43,16 @@ class Job:
 
     recipe: Recipe
     seed: int
-    epochs: int
+    steps: int  # in all; the last epoch may be a part of one
     train: Stream
     validation: Stream
     log: Callable[[dict[str, Any]], None] = lambda row: None  # called with each row of the history
     stopped: Callable[[], bool] = lambda: False  # asked after each step: does the user want to stop?
     lower: tuple[nn.Module, ...] = ()  # what trains at transfer.lower_rate of the learning rate
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.steps // len(self.train))
 
 
 @dataclass
@@ -55,8 +62,11 @@ class State:
     network: Network
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None
+    average: Average
     epoch: int = 0  # epochs finished
     step: int = 0  # steps done in the epoch under way
+    steps: int = 0  # steps done in all
     loss_sum: float = 0.0
     num_correct: int = 0
     num_images: int = 0
@@ -67,8 +77,15 @@ class State:
     def fresh(cls, network: Network, job: Job) -> State:
         lower_rate = job.recipe.transfer.lower_rate
         optimizer = build_optimizer(network, job.recipe.optimizer, job.lower, lower_rate)
-        schedule = build_schedule(optimizer, job.recipe.schedule, len(job.train), job.epochs)
-        return cls(network, optimizer, schedule)
+        settings = job.recipe.schedule
+        schedule = build_schedule(optimizer, settings, len(job.train), job.steps)
+        plateau, average = build_plateau(optimizer, settings), Average(network, job.recipe.averaging)
+        return cls(network, optimizer, schedule, plateau, average)
+
+    @property
+    def answering(self) -> Network:
+        """What is validated, kept when it is the best, and answers: the average, if there is one."""
+        return self.average.answering(self.network)
 
     def best(self) -> int | None:
         """Index in the history of the best epoch so far."""
@@ -87,14 +104,17 @@ def train(network: Network, job: Job, run: Run) -> list[dict[str, Any]]:
     """
     state = State.fresh(network, job)
     restore(state, run)
-    with torch.random.fork_rng(), progress.track("Training", len(job.train.indices) * job.epochs) as moved:
-        moved(state.epoch * len(job.train.indices) + state.num_images)
-        while state.epoch < job.epochs and not stops_early(state, job.recipe.regularization.early_stopping):
+    per_step = len(job.train.indices) / len(job.train)
+    with torch.random.fork_rng(), progress.track("Training", round(per_step * job.steps)) as moved:
+        moved(round(per_step * state.steps))
+        while state.steps < job.steps and not stops_early(state, job.recipe.regularization.early_stopping):
             started = time.monotonic() - state.seconds
             train_epoch(state, job, run, started, moved)
             row = finish_epoch(state, job, started)
             if state.best() == len(state.history) - 1:
-                checkpoint.save_tensors(run.file(WEIGHTS), state.network.state_dict(), {"epoch": state.epoch})
+                checkpoint.save_tensors(
+                    run.file(WEIGHTS), state.answering.state_dict(), {"epoch": state.epoch}
+                )
             run.write_history(state.history)
             save(state, run)
             job.log(row)
@@ -103,11 +123,17 @@ def train(network: Network, job: Job, run: Run) -> list[dict[str, Any]]:
 
 
 def train_epoch(state: State, job: Job, run: Run, started: float, moved: progress.Step) -> None:
-    """All steps of one epoch that are not done yet."""
+    """All steps of one epoch that are not done yet, or as many as are left."""
     state.network.train()
     saved = time.monotonic()
+    ends = (
+        cycle_ends(job.recipe.schedule, len(job.train), job.steps) if job.recipe.averaging.snapshots else []
+    )
     for batch in job.train.epoch(state.epoch, start=state.step):
         train_step(state, batch, job)
+        if state.steps in ends:
+            place = run.snapshot(ends.index(state.steps) + 1)
+            checkpoint.save_tensors(place, state.network.state_dict(), {"step": state.steps})
         moved(
             len(batch), loss=state.loss_sum / state.num_images, accuracy=state.num_correct / state.num_images
         )
@@ -116,6 +142,8 @@ def train_epoch(state: State, job: Job, run: Run, started: float, moved: progres
             state.seconds = time.monotonic() - started
             save(state, run)
             saved = time.monotonic()
+        if state.steps == job.steps:
+            break
         if stopped:
             raise Interrupted(f"stopped in epoch {state.epoch + 1}; go on with --out {run.path} --resume.")
 
@@ -123,18 +151,17 @@ def train_epoch(state: State, job: Job, run: Run, started: float, moved: progres
 def train_step(state: State, batch: Batch, job: Job) -> None:
     """Forward, backward, update, count."""
     torch.manual_seed(key(job.seed, "noise", state.epoch, state.step))
-    outputs = state.network(batch.images)
-    value, logits = loss(outputs, batch.labels, job.recipe.regularization.label_smoothing)
-    if not math.isfinite(number := value.item()):
-        raise diverged(state, number)
     state.optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    if job.recipe.optimizer.clip:
-        nn.utils.clip_grad_norm_(state.network.parameters(), job.recipe.optimizer.clip)
+    with memory.explained(batch, lambda part: gradient(state.network, part, job.recipe), kept(state)):
+        value, logits = gradient(state.network, batch, job.recipe)
+    if not math.isfinite(value):
+        raise diverged(state, value)
+    regularize(state.network, job.recipe, state.steps)
     state.optimizer.step()
     state.schedule.step()
-    state.step += 1
-    state.loss_sum += number * len(batch.labels)
+    state.step, state.steps = state.step + 1, state.steps + 1
+    state.average.after_step(state.network, state.steps)
+    state.loss_sum += value * len(batch.labels)
     state.num_correct += correct(logits, batch.labels)
     state.num_images += len(batch.labels)
 
@@ -144,6 +171,7 @@ def finish_epoch(state: State, job: Job, started: float) -> dict[str, Any]:
     rate = state.optimizer.param_groups[0]["lr"]
     training = {"loss": state.loss_sum / state.num_images, "accuracy": state.num_correct / state.num_images}
     spent = time.monotonic() - started
+    state.average.after_epoch(state.network, state.steps / job.steps, images(job.train, state.epoch))
     row = {
         "epoch": state.epoch + 1,
         "learning_rate": rate,
@@ -153,6 +181,8 @@ def finish_epoch(state: State, job: Job, started: float) -> dict[str, Any]:
         "images_per_second": state.num_images / max(spent, 1e-9),
     }
     state.history.append(row)
+    if state.plateau:
+        state.plateau.step(row["validation"]["loss"])
     state.epoch, state.step = state.epoch + 1, 0
     state.loss_sum, state.num_correct, state.num_images, state.seconds = 0.0, 0, 0, 0.0
     return row
@@ -168,9 +198,15 @@ def sentence(row: dict[str, Any], epochs: int) -> str:
     )
 
 
+def images(stream: Stream, epoch: int) -> Iterator[Tensor]:
+    """The inputs of an epoch, without their labels."""
+    for batch in stream.epoch(epoch):
+        yield batch.images
+
+
 def validate(state: State, batches: Stream) -> dict[str, float]:
-    """Loss (nats) and accuracy of the network as it is."""
-    logits = torch.from_numpy(answer(state.network, batches))
+    """Loss (nats) and accuracy of what would answer now."""
+    logits = torch.from_numpy(answer(state.answering, batches))
     labels = torch.from_numpy(batches.labels[batches.indices])
     value = F.cross_entropy(logits, labels).item()
     if not math.isfinite(value):
@@ -186,14 +222,18 @@ def stops_early(state: State, patience: int) -> bool:
 
 def diverged(state: State, value: float) -> TrainingError:
     rate = state.optimizer.param_groups[0]["lr"]
-    best = state.best()
-    kept = f"The weights of epoch {best + 1} are kept. " if best is not None else "No epoch was finished. "
     return TrainingError(
         f"the loss became {value} in epoch {state.epoch + 1}, step {state.step + 1}, "
         f"at learning rate {rate:.3g}. "
-        f"{kept}Try a third of the rate (--set optimizer.learning_rate=…), a longer schedule.warmup_epochs, "
-        "or optimizer.clip=1.0."
+        f"{kept(state)} Try a third of the rate (--set optimizer.learning_rate=…), "
+        "a longer schedule.warmup_epochs, or optimizer.clip=1.0."
     )
+
+
+def kept(state: State) -> str:
+    """What a failure leaves."""
+    best = state.best()
+    return f"The weights of epoch {best + 1} are kept." if best is not None else "No epoch was finished."
 
 
 def save(state: State, run: Run) -> None:
@@ -201,8 +241,9 @@ def save(state: State, run: Run) -> None:
     optimizer, groups = checkpoint.optimizer_tensors(state.optimizer)
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.tensors().items()}
     counters = {name: getattr(state, name) for name in COUNTERS}
-    facts = {"groups": groups, "schedule": state.schedule.state_dict(), **counters}
+    facts = {"groups": groups, "schedule": schedule_state(state.schedule), **counters}
     checkpoint.save_tensors(run.file(CHECKPOINT), tensors, facts)
 
 
@@ -216,15 +257,19 @@ def restore(state: State, run: Run) -> None:
     if not path.exists():
         return
     tensors, facts = checkpoint.load_tensors(path)
-    parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "average": {}}
     for full_name, tensor in tensors.items():
         part, _, name = full_name.partition(".")
         parts[part][name] = tensor
     checkpoint.fill(state.network, parts["network"], path)
+    for row in facts["history"]:
+        if state.plateau:
+            state.plateau.step(row["validation"]["loss"])
     checkpoint.fill_optimizer(state.optimizer, parts["optimizer"], facts["groups"])
+    state.average.fill(parts["average"])
     state.schedule.load_state_dict(copy.deepcopy(facts["schedule"]))
     for name in COUNTERS:
         setattr(state, name, facts[name])
 
 
-COUNTERS = ("epoch", "step", "loss_sum", "num_correct", "num_images", "seconds", "history")
+COUNTERS = ("epoch", "step", "steps", "loss_sum", "num_correct", "num_images", "seconds", "history")
