@@ -18,6 +18,7 @@ import pytest
 import svertka
 from svertka.data.items import from_arrays
 from svertka.errors import OptionError
+from svertka.optimization import SCHEDULE_FIELDS
 from svertka.recipe import Recipe
 from svertka.training import scratch
 from svertka.training.budget import Pace
@@ -49,6 +50,10 @@ class Refused:
     beside: tuple[str, ...] = ()
 
 
+SMALL = ("optimizer.learning_rate=0.001",)
+ADAMW = ("optimizer.name=adamw",)
+ONE_CYCLE = ("schedule.name=one_cycle",)
+PLATEAU = ("schedule.name=plateau", "schedule.epochs=5", "optimizer.learning_rate=1e-5")
 STEP = ("schedule.name=step", "schedule.step_epochs=1")
 WITHOUT_WEIGHTS = "the settings of transfer do nothing without model.weights"
 CASES: dict[str, list[Acts | Refused]] = {
@@ -84,33 +89,140 @@ CASES: dict[str, list[Acts | Refused]] = {
         Refused("orthogonal", "does nothing beside model.weights", ("model.weights=imagenet",)),
     ],
     "model.dropout": [Acts(0.5, ("model.name=resnet20",))],
-    "optimizer.name": [Acts("adamw", ("optimizer.learning_rate=0.001",))],
+    "optimizer.name": [Acts(name, SMALL) for name in ("adagrad", "rmsprop", "adam", "adamw", "muon")],
     "optimizer.learning_rate": [Acts(0.01)],
     "optimizer.momentum": [
         Acts(0.5),
-        Refused(0.5, "momentum and nesterov belong to sgd", ("optimizer.name=adamw",)),
+        Acts(0.5, ("optimizer.name=rmsprop", *SMALL)),
+        Acts(0.5, ("optimizer.name=muon", *SMALL)),
+        Refused(0.5, "momentum belongs to the optimizer 'sgd' or 'rmsprop' or 'muon'", ADAMW),
         Refused(0, "nesterov needs momentum above 0"),
     ],
     "optimizer.nesterov": [
         Acts(False),
-        Refused(False, "momentum and nesterov belong to sgd", ("optimizer.name=adamw",)),
+        Acts(False, ("optimizer.name=muon", *SMALL)),
+        Refused(False, "nesterov belongs to the optimizer 'sgd' or 'muon'", ADAMW),
     ],
-    "optimizer.weight_decay": [Acts(0.1)],
+    "optimizer.beta1": [Acts(0.5, (f"optimizer.name={name}", *SMALL)) for name in ("adam", "adamw", "muon")]
+    + [Refused(0.5, "beta1 belongs to the optimizer .* does nothing for 'sgd'")],
+    "optimizer.beta2": [Acts(0.5, (f"optimizer.name={name}", *SMALL)) for name in ("adam", "adamw", "muon")]
+    + [Refused(0.5, "beta2 belongs to the optimizer .* does nothing for 'sgd'")],
+    "optimizer.smoothing": [
+        Acts(0.5, ("optimizer.name=rmsprop", *SMALL)),
+        Refused(0.5, "smoothing belongs to the optimizer 'rmsprop'"),
+    ],
+    "optimizer.epsilon": [
+        Acts(0.1, (f"optimizer.name={name}", *SMALL))
+        for name in ("adagrad", "rmsprop", "adam", "adamw", "muon")
+    ]
+    + [Refused(0.1, "epsilon belongs to the optimizer .* does nothing for 'sgd'")],
+    "optimizer.rest_learning_rate": [
+        Acts(0.01, ("optimizer.name=muon", *SMALL)),
+        Refused(0.01, "rest_learning_rate belongs to the optimizer 'muon'"),
+    ],
+    "optimizer.weight_decay": [
+        Acts(0.1, () if name == "sgd" else (f"optimizer.name={name}", *SMALL))
+        for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw", "muon")
+    ],
     "optimizer.batch_size": [Acts(8)],
+    "optimizer.accumulate": [
+        Acts(2, ("model.name=resnet20",)),
+        Refused(9, "cuts 16 images into 9 pieces, and a piece needs 2 images; at most 8"),
+    ],
     "optimizer.clip": [Acts(0.1)],
-    "schedule.name": [Acts("constant"), Acts("step", ("schedule.warmup_epochs=0",))],
+    "schedule.name": [
+        Acts(name)
+        for name in (
+            "constant",
+            "multi_step",
+            "exponential",
+            "linear",
+            "cosine_restarts",
+            "cyclic",
+            "one_cycle",
+        )
+    ]
+    + [
+        Acts("step"),
+        Acts("plateau"),
+    ],
     "schedule.epochs": [Acts(1)],
-    "schedule.warmup_epochs": [Acts(0)],
+    "schedule.warmup_epochs": [
+        *(Acts(0, (f"schedule.name={name}",)) for name in SCHEDULE_FIELDS["warmup_epochs"]),
+        Refused(2, "warmup_epochs belongs to the schedule .* does nothing for 'one_cycle'", ONE_CYCLE),
+    ],
     "schedule.step_epochs": [
         Acts(1, ("schedule.name=step", "schedule.warmup_epochs=0")),
         Refused(1, "step_epochs belongs to the schedule 'step' and does nothing for 'cosine'"),
     ],
     "schedule.step_factor": [
         Acts(0.5, (*STEP, "schedule.warmup_epochs=0")),
-        Refused(0.5, "step_factor belongs to the schedule 'step' and does nothing for 'cosine'"),
+        Acts(0.5, ("schedule.name=multi_step",)),
+        Acts(0.5, (*PLATEAU, "schedule.patience=0")),
+        Refused(0.5, "step_factor belongs to the schedule 'step' .* does nothing for 'cosine'"),
     ],
+    "schedule.milestones": [
+        Acts([0.1], ("schedule.name=multi_step",)),
+        Refused([0.1], "milestones belongs to the schedule 'multi_step'"),
+        Refused([0.5, 0.3], "milestones rise from one to the next", ("schedule.name=multi_step",)),
+    ],
+    "schedule.epoch_factor": [
+        Acts(0.5, ("schedule.name=exponential",)),
+        Refused(0.5, "epoch_factor belongs to the schedule 'exponential'"),
+    ],
+    "schedule.low_factor": [
+        Acts(0.5, ("schedule.name=linear",)),
+        Acts(0.5, ("schedule.name=cyclic",)),
+        Refused(0.5, "low_factor belongs to the schedule 'linear' or 'cyclic'"),
+    ],
+    "schedule.cycles": [
+        Acts(2, ("schedule.name=cosine_restarts", "schedule.epochs=4")),
+        Acts(2, ("schedule.name=cyclic", "schedule.epochs=4")),
+        Refused(2, "cycles belongs to the schedule 'cosine_restarts' or 'cyclic'"),
+    ],
+    "schedule.cycle_growth": [
+        Acts(3, ("schedule.name=cosine_restarts", "schedule.epochs=4")),
+        Refused(3, "cycle_growth belongs to the schedule 'cosine_restarts'"),
+    ],
+    "schedule.rise": [
+        Acts(0.7, ("schedule.name=cyclic", "schedule.cycles=1", "schedule.epochs=4")),
+        Acts(0.7, ONE_CYCLE),
+        Refused(0.7, "rise belongs to the schedule 'cyclic' or 'one_cycle'"),
+    ],
+    "schedule.patience": [Acts(0, PLATEAU), Refused(0, "patience belongs to the schedule 'plateau'")],
     "regularization.label_smoothing": [Acts(0.1)],
     "regularization.early_stopping": [Acts(1, ("optimizer.learning_rate=1e-9", "schedule.epochs=4"))],
+    "regularization.l1": [Acts(0.01)],
+    "regularization.stochastic_depth": [
+        Acts(0.5, ("model.name=resnet20",)),
+        Refused(0.5, "leaves out residual blocks, and this network has none"),
+        Refused(0.5, "all residual blocks are frozen", ("model.weights=imagenet", "transfer.rung=head")),
+    ],
+    "regularization.gradient_noise": [Acts(0.1)],
+    "regularization.weight_noise": [Acts(0.1)],
+    "averaging.name": [Acts("ema"), Acts("swa", ("schedule.epochs=8",)), Acts("lookahead")],
+    "averaging.decay": [
+        Acts(0.5, ("averaging.name=ema",)),
+        Refused(0.5, "decay belongs to the averaging 'ema'"),
+    ],
+    "averaging.start": [
+        Acts(0.1, ("averaging.name=swa",)),
+        Refused(0.1, "start belongs to the averaging 'swa'"),
+    ],
+    "averaging.sync_steps": [
+        Acts(2, ("averaging.name=lookahead", "averaging.sync_steps=1")),
+        Refused(2, "sync_steps belongs to the averaging 'lookahead'"),
+    ],
+    "averaging.slow_rate": [
+        Acts(0.2, ("averaging.name=lookahead", "averaging.sync_steps=2")),
+        Refused(0.2, "slow_rate belongs to the averaging 'lookahead'"),
+    ],
+    "averaging.snapshots": [
+        Acts(True, ("schedule.name=cyclic",)),
+        Refused(True, "only the schedules 'cosine_restarts' and 'cyclic' have cycles"),
+        Refused(True, "choose one of the two", ("schedule.name=cyclic", "averaging.name=ema")),
+        Refused(True, "needs a training from scratch", ("schedule.name=cyclic", "model.weights=imagenet")),
+    ],
     "transfer.rung": [Refused("head", WITHOUT_WEIGHTS)],
     "transfer.depth": [Refused(2, WITHOUT_WEIGHTS)],
     "transfer.views": [Refused(4, WITHOUT_WEIGHTS)],
@@ -146,7 +258,13 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
         del facts["metrics"]["seconds"], facts["plan"]["epoch_seconds"]
         rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
         history = [{**row, "seconds": 0, "images_per_second": 0} for row in rows]
-        return {**facts, "history": history, "weights": (out / "weights.safetensors").read_bytes()}
+        more = [path.name for path in sorted(out.glob("snapshots/*"))]
+        return {
+            **facts,
+            "history": history,
+            "snapshots": more,
+            "weights": (out / "weights.safetensors").read_bytes(),
+        }
 
     return train
 
@@ -197,7 +315,7 @@ def test_equal_settings_give_equal_runs(outcome: Callable[..., dict[str, Any]]) 
 
 def test_minutes_set_the_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With 1 s an epoch, a budget of 0.1 minutes gives fewer epochs than one of 0.2."""
-    monkeypatch.setattr(scratch, "measure", lambda *pieces: Pace(training=0.9, validation=0.1))
+    monkeypatch.setattr(scratch, "measure", lambda *pieces: Pace(step=0.9, image=0.1 / 8))
     lengths = []
     for minutes in (0.1, 0.2):
         out = tmp_path / f"run-{minutes}"
@@ -205,7 +323,7 @@ def test_minutes_set_the_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             dataset(False), model="linear", minutes=minutes, settings=["data.size=8"], out=out, device="cpu"
         )
         lengths.append(result["epochs"])
-    assert 1 <= lengths[0] < lengths[1] <= 10
+    assert 1 <= lengths[0] < lengths[1] <= 12
 
 
 def test_defaults_are_inside_their_own_ranges() -> None:

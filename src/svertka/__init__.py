@@ -22,9 +22,11 @@ _PLACES = {
     "decode": "svertka.images.decode",
     "demo": "svertka.api.demo",
     "evaluate": "svertka.api.evaluate",
+    "find_rate": "svertka.api.preview",
     "inspect": "svertka.api.inspect",
     "list_models": "svertka.api.models",
     "open_dataset": "svertka.data.sources",
+    "plot_schedule": "svertka.api.preview",
     "predict": "svertka.api.predict",
     "train": "svertka.api.train",
 }
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from svertka.api.inspect import inspect as inspect
     from svertka.api.models import list_models as list_models
     from svertka.api.predict import predict as predict
+    from svertka.api.preview import find_rate as find_rate
+    from svertka.api.preview import plot_schedule as plot_schedule
     from svertka.api.train import train as train
     from svertka.data.dataset import Dataset as Dataset
     from svertka.data.sources import open_dataset as open_dataset

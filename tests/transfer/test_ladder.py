@@ -203,4 +203,4 @@ def test_every_rung_trains_and_resumes(shapes_data, weights: Path, tmp_path: Pat
 
 def test_transfer_settings_without_weights_are_refused(shapes_data, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"transfer do nothing without model\.weights"):
-        svertka.train(shapes_data, settings=["transfer.rung=head"], out=tmp_path / "run")
+        svertka.train(shapes_data, weights="none", settings=["transfer.rung=head"], out=tmp_path / "run")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from svertka.transfer.probe import ALPHAS, fit_probe, solve_logistic
+from svertka.transfer.probe import ALPHAS, choose, solve, solve_logistic
 
 
 def blobs(num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +17,7 @@ def blobs(num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_ridge_predictions_are_those_of_leaving_one_out() -> None:
     features, labels = blobs(3)
-    probe = fit_probe(features, labels, np.arange(60), num_classes=3, kinds=("ridge",))
+    probe = choose(features, labels, np.arange(60), num_classes=3, kinds=("ridge",))
     deviation = features.std(axis=0)
     scaled = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     targets = 2.0 * (labels[:, None] == np.arange(3)) - 1
@@ -30,7 +30,7 @@ def test_ridge_predictions_are_those_of_leaving_one_out() -> None:
 def test_ridge_leaves_whole_groups_out() -> None:
     features, labels = blobs(3)
     groups = np.arange(60) // 3  # three classes in each, so the group tells nothing
-    probe = fit_probe(features, labels, groups, num_classes=3, kinds=("ridge",))
+    probe = choose(features, labels, groups, num_classes=3, kinds=("ridge",))
     deviation = features.std(axis=0)
     scaled = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     targets = 2.0 * (labels[:, None] == np.arange(3)) - 1
@@ -48,11 +48,12 @@ def test_ridge_is_the_same_in_few_and_many_dimensions(num_features: int) -> None
     features = (
         generator.normal(0, 1, (60, num_features)) + generator.normal(0, 0.5, (3, num_features))[labels]
     )
-    probe = fit_probe(features, labels, np.arange(60), num_classes=3, kinds=("ridge",))
+    probe = choose(features, labels, np.arange(60), num_classes=3, kinds=("ridge",))
     assert probe.penalty in ALPHAS
     scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    weight, bias = solve(features, labels, "ridge", probe.penalty, num_classes=3)
     fitted = Ridge(probe.penalty).fit(scaled, 2.0 * (labels[:, None] == np.arange(3)) - 1)
-    np.testing.assert_allclose(features @ probe.weight.T + probe.bias, fitted.predict(scaled), atol=1e-4)
+    np.testing.assert_allclose(features @ weight.T + bias, fitted.predict(scaled), atol=1e-4)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -83,9 +84,10 @@ def test_logistic_goes_on_from_a_start() -> None:
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_the_layer_separates_what_it_was_fitted_on(kind: str, num_classes: int) -> None:
     features, labels = blobs(num_classes)
-    probe = fit_probe(features * 1.0, labels, np.arange(len(labels)), num_classes=num_classes, kinds=(kind,))
-    answers = (features @ probe.weight.T + probe.bias).argmax(axis=1)
-    assert probe.weight.shape == (num_classes, 6)
+    probe = choose(features * 1.0, labels, np.arange(len(labels)), num_classes=num_classes, kinds=(kind,))
+    weight, bias = solve(features, labels, kind, probe.penalty, num_classes=num_classes)
+    answers = (features @ weight.T + bias).argmax(axis=1)
+    assert weight.shape == (num_classes, 6)
     assert (answers == labels).mean() >= probe.accuracy(labels) - 0.05
     assert (answers == labels).mean() > 0.7
 
@@ -93,10 +95,11 @@ def test_the_layer_separates_what_it_was_fitted_on(kind: str, num_classes: int) 
 def test_ridge_layer_equals_scikit_learn() -> None:
     features, labels = blobs(3)
     features = features[:, :5]
-    probe = fit_probe(features, labels, np.arange(60), num_classes=3, kinds=("ridge",))
+    probe = choose(features, labels, np.arange(60), num_classes=3, kinds=("ridge",))
     scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    weight, bias = solve(features, labels, "ridge", probe.penalty, num_classes=3)
     fitted = Ridge(probe.penalty).fit(scaled, 2.0 * (labels[:, None] == np.arange(3)) - 1)
-    np.testing.assert_allclose(features @ probe.weight.T + probe.bias, fitted.predict(scaled), atol=1e-3)
+    np.testing.assert_allclose(features @ weight.T + bias, fitted.predict(scaled), atol=1e-3)
 
 
 def test_copies_stay_in_one_fold() -> None:
@@ -106,5 +109,5 @@ def test_copies_stay_in_one_fold() -> None:
     labels = generator.integers(0, 2, 60)
     features, doubled = np.concatenate([half, half]), np.concatenate([labels, labels])
     groups = np.concatenate([np.arange(60), np.arange(60)])
-    probe = fit_probe(features, doubled, groups, num_classes=2, kinds=("logistic",))
+    probe = choose(features, doubled, groups, num_classes=2, kinds=("logistic",))
     assert probe.accuracy(doubled) < 0.75

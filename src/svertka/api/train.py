@@ -70,16 +70,21 @@ def train(
             progress.say(f"{run.path} is finished; this is its result")
             return result.summary(run)
     try:
-        dataset = data if isinstance(data, Dataset) else open_dataset(data)
-        chosen, reasons = choices.decide(wanted, survey(dataset))
-        for sentence in [*dataset.notes, *reasons]:
-            progress.say(sentence)
-        made = session.prepare(dataset, chosen, seed, pick_device(device))
+        made = prepared(data, wanted, seed, device)
         with threads_for(made.network):
             return _train(run, made, going_on, tensorboard, began)
     except BaseException:
         run.discard()
         raise
+
+
+def prepared(data: str | Path | Dataset, wanted: Recipe, seed: int, device: str) -> session.Session:
+    """Open the data, decide and say what is open in the recipe, and make all that a training needs."""
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    chosen, reasons = choices.decide(wanted, survey(dataset))
+    for sentence in [*dataset.notes, *reasons]:
+        progress.say(sentence)
+    return session.prepare(dataset, chosen, seed, pick_device(device))
 
 
 def _train(
@@ -101,12 +106,12 @@ def _train(
 
 
 def requested(
-    recipe: Recipe | str | Path | None,
-    model: str | None,
-    weights: str | None,
-    epochs: int | None,
-    minutes: float | None,
-    settings: Iterable[str],
+    recipe: Recipe | str | Path | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    settings: Iterable[str] = (),
 ) -> Recipe:
     """The recipe asked for: a file or value, then the short options, then `group.field=value` settings."""
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) if recipe else Recipe()

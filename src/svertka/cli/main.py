@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,10 +67,13 @@ def train(
         str | None, typer.Option(help="A name of `svertka models`; default: chosen by image size.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="none, imagenet, auto, hf:OWNER/NAME or a file; default: none.")
+        str | None,
+        typer.Option(help="none, imagenet, hf:OWNER/NAME, a file, a run, or auto: chosen by the data."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time for everything; default: 10.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for everything, all of it used; default: at most 10.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="GROUP.FIELD=VALUE, any of a recipe's.")
     ] = None,
@@ -78,6 +81,12 @@ def train(
     out: Out = None,
     resume: Resume = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
+    plot_schedule: Annotated[
+        Path | None, typer.Option(help="Draw the learning rate of all steps here (PNG); train nothing.")
+    ] = None,
+    find_rate: Annotated[
+        Path | None, typer.Option(help="Draw the loss over a rising rate here (PNG); train nothing.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
@@ -85,14 +94,24 @@ def train(
 ) -> None:
     """Train a classifier on labelled images and measure it on images it never saw."""
     with display.shown(json, quiet) as show:
+        from svertka.api import preview
         from svertka.api.train import train
 
-        result = train(
-            data, recipe=recipe, model=model, weights=weights, epochs=epochs, minutes=minutes,
-            settings=settings or [], seed=seed, out=out, resume=resume, device=device,
-            tensorboard=tensorboard,
-        )  # fmt: skip
-        show(result, tables.trained)
+        options: dict[str, Any] = {
+            "recipe": recipe, "model": model, "weights": weights, "epochs": epochs, "minutes": minutes,
+            "settings": settings or [], "seed": seed, "device": device,
+        }  # fmt: skip
+        looks = {
+            preview.plot_schedule: (plot_schedule, tables.planned),
+            preview.find_rate: (find_rate, tables.rates),
+        }
+        wanted = [(look, file, table) for look, (file, table) in looks.items() if file]
+        preview.refuse_beside(len(wanted), out=out, resume=resume, tensorboard=tensorboard)
+        for look, file, table in wanted:
+            show(look(data, file, **options), table)
+        if not wanted:
+            result = train(data, out=out, resume=resume, tensorboard=tensorboard, **options)
+            show(result, tables.trained)
 
 
 @app.command()

@@ -32,6 +32,22 @@ def trained(result: dict[str, Any]) -> None:
     print(f"\nNext:\n  svertka predict {run} IMAGE…\n  svertka evaluate {run} DATA")
 
 
+def planned(result: dict[str, Any]) -> None:
+    """A line a part of the schedule, and where it is drawn."""
+    for part in result["parts"]:
+        peak, last = part["peak"], part["last"]
+        print(f"{part['name']}: {part['steps']:,} steps, rate up to {peak:.3g}, at the end {last:.3g}")
+    print(f"drawn: {result['file']}\nNothing was trained.")
+
+
+def rates(result: dict[str, Any]) -> None:
+    """The range, the recipe's own rate, and that nothing was applied."""
+    low, high = result["range"]
+    print(f"rates worth trying: {low:.2g} to {high:.2g}; lowest loss at {result['turning']:.2g}")
+    print(f"the recipe's is {result['recipe']:g}; nothing was changed")
+    print(f"drawn: {result['file']}\nTry: --set optimizer.learning_rate={high:.2g}")
+
+
 def evaluated(result: dict[str, Any]) -> None:
     """Accuracy with its interval, then a row a class."""
     print(f"accuracy    {percent(result['accuracy'])}")

@@ -124,7 +124,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def fill_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """Put the state of `optimizer_tensors` back into an optimizer of the same make."""
+    """Put the state of `optimizer_tensors` back into an optimizer of the same make.
+
+    Each tensor gets the memory layout of its parameter: torch's fused steps go through both as they lie.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         index, _, name = full_name.partition(".")
@@ -132,3 +135,7 @@ def fill_optimizer(
     blank = optimizer.state_dict()["param_groups"]
     merged = [{**old, **new} for old, new in zip(blank, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -40,7 +40,7 @@ def build_plateau(
     if settings.name != "plateau":
         return None
     return lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=settings.step_factor, patience=settings.patience, min_lr=0.0
+        optimizer, factor=settings.step_factor, patience=settings.patience, min_lr=0.0, eps=0.0
     )
 
 

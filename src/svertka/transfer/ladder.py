@@ -39,7 +39,7 @@ from svertka.training.result import Trained
 from svertka.training.session import Session
 from svertka.training.trainer import Job, train
 from svertka.transfer.features import FeatureBatches, Source, View, open_view
-from svertka.transfer.probe import Probe, fit_probe
+from svertka.transfer.probe import choose, solve
 
 NAMES = ("probe", "head", "stages", "full")
 TRAINED_STAGES = 0.3  # share of the stages that the rung `stages` trains
@@ -137,6 +137,16 @@ def carry_out(
     return _finish(run, made, best[0], planned["engine"], history)
 
 
+def lengths(made: Session, planned: Mapping[str, Any]) -> list[tuple[str, Recipe, int]]:
+    """What trains by steps, if the climb goes to the top: name, recipe and steps of each rung."""
+    rungs = [Rung(**values) for values in planned["rungs"]]
+    return [
+        (rung.name, _with_rung(made.recipe, rung), rung.epochs * len(made.train))
+        for rung in rungs
+        if rung.epochs
+    ]
+
+
 def paired_gain(
     before: NDArray[np.float32], after: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[float, float, float]:
@@ -162,7 +172,8 @@ def _climb(
         else:
             recipe = _with_rung(made.recipe, rung)
             lower = footing.lower
-            job = Job(recipe, made.seed, rung.epochs, footing.train, footing.validation, log, stopped, lower)
+            steps = rung.epochs * len(footing.train)
+            job = Job(recipe, made.seed, steps, footing.train, footing.validation, log, stopped, lower)
             train(footing.tail, job, place)
             tensors, facts = checkpoint.load_tensors(place.file(WEIGHTS))
             checkpoint.fill(footing.tail, tensors, place.file(WEIGHTS))
@@ -177,25 +188,26 @@ def _probe(place: Run, made: Session, footing: Footing) -> dict[str, Any]:
     stream = cast(FeatureBatches, footing.train)
     part, dataset = made.splits.train, made.dataset
     features = stream.views[0].of(part).reshape(len(part), -1)
-    probe = fit_probe(features, dataset.labels[part], dataset.groups[part], num_classes=len(dataset.classes))
-    _install(made.network, probe)
-    mistakes = int((probe.predictions != dataset.labels[part]).sum())
+    labels, num_classes = dataset.labels[part], len(dataset.classes)
+    choice = choose(features, labels, dataset.groups[part], num_classes=num_classes)
+    _install(made.network, *solve(features, labels, choice.kind, choice.penalty, num_classes=num_classes))
+    mistakes = int((choice.predictions != labels).sum())
     progress.say(
-        f"probe: {probe.kind}, cross-validated accuracy {probe.accuracy(dataset.labels[part]):.3f} "
+        f"probe: {choice.kind}, cross-validated accuracy {choice.accuracy(labels):.3f} "
         f"on {len(part)} training images"
     )
-    facts = {"kind": probe.kind, "penalty": probe.penalty, "mistakes": mistakes, "epoch": 0}
+    facts = {"kind": choice.kind, "penalty": choice.penalty, "mistakes": mistakes, "epoch": 0}
     checkpoint.save_tensors(place.file("network.safetensors"), made.network.state_dict(), facts)
     return facts
 
 
-def _install(network: Network, probe: Probe) -> None:
-    """Put a probe into the last layer of a network."""
+def _install(network: Network, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    """Put a probe, weight (k, d) and bias (k,), into the last layer of a network."""
     layer = last_layer(network)[2]
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(probe.weight).reshape(layer.weight.shape))
+        layer.weight.copy_(torch.from_numpy(weight).reshape(layer.weight.shape))
         if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(probe.bias))
+            layer.bias.copy_(torch.from_numpy(bias))
 
 
 def _cannot_pay(place: Run, num_images: int) -> bool:
@@ -272,8 +284,9 @@ def _fit(made: Session, name: str, seconds: float, speed: float) -> Rung:
     recipe, network = made.recipe, made.network
     if name == "full":
         cut(network, 0)
-        pace = measure(network, recipe, made.train, made.validation)
-        return Rung(name, 0, 0, min(MOST_EPOCHS[name], int(seconds / pace.epoch)))
+        pace = measure(network, recipe, made.train, made.validation, seconds)
+        epoch = pace.epoch(made.train, made.validation)
+        return Rung(name, 0, 0, min(MOST_EPOCHS[name], int(seconds / epoch)))
     depth: Depth = "all" if name == "head" else _depth(made)
     view_seconds = len(made.splits.train) / speed
     fitting = max(2, min(MOST_VIEWS[name], int(seconds / 2 / view_seconds)))

@@ -32,20 +32,17 @@ TOLERANCE = 1e-4  # of the largest slope of the mean loss, as scikit-learn's
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A fitted linear layer and how it did on images it was not fitted on.
+class Choice:
+    """Which linear classifier is best, and how it did on images it was not fitted on.
 
     Attributes:
         kind: ridge or logistic.
-        penalty: the penalty chosen (ridge: alpha; logistic: 1/C).
-        weight: (k, d) float32; bias: (k,) float32; for features as they come, not standardised.
-        predictions: (n,) int64, each from a fit without that image.
+        penalty: ridge: alpha; logistic: 1/C.
+        predictions: (n,) int64, each from a fit without that image and its group.
     """
 
     kind: Kind
     penalty: float
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
     predictions: NDArray[np.int64]
 
     def accuracy(self, labels: NDArray[np.int64]) -> float:
@@ -53,43 +50,48 @@ class Probe:
         return float((self.predictions == labels).mean())
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """A probe in the coordinates of the decomposition: weight (r, k), bias (k,)."""
-
-    kind: Kind
-    penalty: float
-    weight: Matrix
-    bias: Matrix
-    predictions: NDArray[np.int64]
-
-
-def fit_probe(
+def choose(
     features: NDArray[np.floating],
     labels: NDArray[np.int64],
     groups: NDArray[np.int64],
     *,
     num_classes: int,
     kinds: tuple[Kind, ...] = ("ridge", "logistic"),
-) -> Probe:
-    """The better probe of the kinds asked for on (n, d) features, by cross-validated accuracy.
+) -> Choice:
+    """The best of the kinds asked for and their penalties on (n, d) features, by cross-validated accuracy.
 
     Every class needs at least one image; classes with fewer images than folds stay out of some folds.
     """
+    left, singular, _ = _decomposed(_standardised(features)[0])
+    choices = [
+        _ridge(left, singular, labels, groups, num_classes)
+        if kind == "ridge"
+        else _logistic(left * singular, labels, groups, num_classes)
+        for kind in kinds
+    ]
+    return max(choices, key=lambda choice: choice.accuracy(labels))
+
+
+def solve(
+    features: NDArray[np.floating], labels: NDArray[np.int64], kind: Kind, penalty: float, *, num_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The linear layer fitted to all (n, d) features as they come: weight (k, d) and bias (k,)."""
     scaled, mean, scale = _standardised(features)
     left, singular, right = _decomposed(scaled)
-    fits = []
-    for kind in kinds:
-        if kind == "ridge":
-            fits.append(_ridge(left, singular, labels, groups, num_classes))
-        else:
-            fits.append(_logistic(left * singular, labels, groups, num_classes))
-    best = max(fits, key=lambda fit: (fit.predictions == labels).mean())
-    weight = (right @ best.weight).T / scale
-    bias = best.bias - weight @ mean
-    return Probe(
-        best.kind, best.penalty, weight.astype(np.float32), bias.astype(np.float32), best.predictions
-    )
+    if kind == "ridge":
+        targets = _targets(labels, num_classes)
+        bias = targets.mean(axis=0)
+        inner = (singular / (singular**2 + penalty))[:, None] * (left.T @ (targets - bias))
+    else:
+        narrow = (left * singular).astype(np.float32)
+        inner, bias = solve_logistic(narrow, labels, 1 / penalty, num_classes)
+    weight = (right @ inner).T / scale
+    return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
+
+
+def _targets(labels: NDArray[np.int64], num_classes: int) -> Matrix:
+    own: Matrix = 2.0 * (labels[:, None] == np.arange(num_classes)) - 1
+    return own
 
 
 def _standardised(features: NDArray[np.floating]) -> tuple[Matrix, Matrix, Matrix]:
@@ -111,9 +113,9 @@ def _decomposed(values: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 def _ridge(
     left: Matrix, singular: Matrix, labels: NDArray[np.int64], groups: NDArray[np.int64], num_classes: int
-) -> _Fit:
+) -> Choice:
     """The whole path; an image's prediction is from a fit without the images of its group."""
-    targets = 2.0 * (labels[:, None] == np.arange(num_classes)) - 1
+    targets = _targets(labels, num_classes)
     mean = targets.mean(axis=0)
     turned = left.T @ (targets - mean)  # (r, k)
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -130,14 +132,12 @@ def _ridge(
         found.append(left_out.argmax(axis=1))
     right = np.array([(predictions == labels).mean() for predictions in found])
     chosen = int(np.flatnonzero(right == right.max())[-1])  # of equals the strongest penalty
-    alpha = float(ALPHAS[chosen])
-    weight = (singular / (singular**2 + alpha))[:, None] * turned
-    return _Fit("ridge", alpha, weight, mean, found[chosen])
+    return Choice("ridge", float(ALPHAS[chosen]), found[chosen])
 
 
 def _logistic(
     features: Matrix, labels: NDArray[np.int64], groups: NDArray[np.int64], num_classes: int
-) -> _Fit:
+) -> Choice:
     """Penalties from strong to weak, as long as the next one predicts no worse."""
     narrow = features.astype(np.float32)  # halves the time; the fit converges far above its rounding
     folds = _folds(labels, groups)
@@ -158,8 +158,7 @@ def _logistic(
             break
         if right > best:  # of equals the strongest penalty
             best, chosen, answers = right, strength, predictions
-    weight, bias = solve_logistic(narrow, labels, chosen, num_classes)
-    return _Fit("logistic", 1 / chosen, weight.astype(np.float64), bias.astype(np.float64), answers)
+    return Choice("logistic", 1 / chosen, answers)
 
 
 def solve_logistic(
