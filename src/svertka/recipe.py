@@ -66,6 +66,14 @@ class Augment(Settings):
             raise ValueError("pad_crop and resized_crop are two ways to crop; set one of them to 0")
         return self
 
+    def of_one_image(self) -> Augment:
+        """The transforms that need one image only: those that mix images are left out."""
+        return self
+
+    def transforms(self) -> bool:
+        """Whether two views of one image can differ."""
+        return self.of_one_image() != Augment()
+
 
 class Model(Settings):
     """Which network, from which weights."""

@@ -16,6 +16,7 @@ from svertka.data.items import from_arrays
 from svertka.data.store import open_pixels
 from svertka.engine.kinds import engine
 from svertka.errors import OptionError
+from svertka.evaluation.compare import paired_gain
 from svertka.evaluation.predict import answer
 from svertka.images.preprocess import Preprocess
 from svertka.models.catalog import build
@@ -24,7 +25,6 @@ from svertka.recipe import Augment
 from svertka.training import trainer
 from svertka.transfer import features as features_module
 from svertka.transfer.features import FeatureBatches, Source, open_view
-from svertka.transfer.ladder import paired_gain
 
 ITEMS = np.arange(90)
 

@@ -10,30 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svertka import progress
-from svertka.data.batches import Batches
 from svertka.data.dataset import PARTS, Dataset
 from svertka.data.sources import open_dataset
 from svertka.data.store import open_pixels
 from svertka.errors import DataError, OptionError
-from svertka.evaluation.calibration import probabilities
-from svertka.evaluation.classifier import Classifier
+from svertka.evaluation.ensemble import ask, members, views_of
 from svertka.evaluation.metrics import Metrics
-from svertka.evaluation.predict import answer
-from svertka.runs.environment import pick_device, prepare_cpu, threads_for
+from svertka.runs.environment import pick_device, prepare_cpu
 from svertka.runs.run import Run
 from svertka.runs.seen import seen_in_training
 
 
 def evaluate(
-    runs: str | Path | Sequence[str | Path], data: str | Path | Dataset, *, device: str = "auto"
+    runs: str | Path | Sequence[str | Path],
+    data: str | Path | Dataset,
+    *,
+    views: int = 1,
+    snapshots: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Measure one run, or the mean of the probabilities of several, on labelled images.
 
     On the data a run was trained on only its test images count; on other data the declared test part, or
     all. Images that a run has seen (training and validation) are left out and counted, broken ones too.
 
+    Args:
+        views: of each image: the evaluation view, and random ones as in training; their answers are averaged.
+        snapshots: the weights at the end of each cycle answer too (`averaging.snapshots` of the recipe).
+
     Returns:
-        `runs data images accuracy{value low high n} top5 per_class confusion log_loss ece left_out broken`.
+        `runs data images accuracy{value low high n} top5 per_class confusion log_loss ece left_out broken`;
+        if more than one answer is averaged also `gain{value low high over answers cost}`: the accuracy gained
+        over one view of the run that was best in validation, paired, and how many times the seconds.
 
     Raises:
         RunError: a run is not finished or damaged.
@@ -45,16 +53,18 @@ def evaluate(
     if not opened:
         raise OptionError("expected one run or more to evaluate, got none.")
     device = pick_device(device)
-    classifiers = [Classifier.load(run, device) for run in opened]
-    classes = classifiers[0].classes
-    if any(classifier.classes != classes for classifier in classifiers):
+    wanted = members(opened, snapshots, device)
+    for run in opened:
+        views_of(run, views)
+    classes = opened[0].classes
+    if any(run.classes != classes for run in opened):
         raise OptionError(
             "the runs have different classes; only runs of the same classes can be evaluated together."
         )
     dataset = data if isinstance(data, Dataset) else open_dataset(data, training=False)
     labels = _labels(dataset, classes)
     indices, left_out = _unseen(opened, dataset)
-    stores = [open_pixels(dataset, classifier.preprocess) for classifier in classifiers]
+    stores = [open_pixels(dataset, member.run.preprocess) for member in wanted]
     broken = {index for pixels in stores for index in pixels.broken}
     good = np.array([index for index in indices.tolist() if index not in broken], dtype=np.int64)
     counts = {"images": len(good), "left_out": left_out, "broken": len(indices) - len(good)}
@@ -63,15 +73,10 @@ def evaluate(
             f"no image of {dataset.name} is left to evaluate on: {left_out} were seen in training or "
             f"validation, {counts['broken']} are broken."
         )
-    answers = []
-    for run, classifier, pixels in zip(opened, classifiers, stores, strict=True):
-        size = run.recipe.optimizer.batch_size  # as at the end of training, so that the bits agree
-        batches = Batches(pixels, labels, good, classifier.preprocess, batch_size=size, device=device)
-        with threads_for(classifier.network):
-            logits = answer(classifier.network, batches, "Evaluating")
-        answers.append(probabilities(logits, classifier.temperature))
-    metrics = Metrics.of(np.mean(answers, axis=0), labels[good], classes)
-    return {"runs": [str(run.path) for run in opened], "data": dataset.name, **counts, **metrics.to_dict()}
+    answer = ask(wanted, stores, labels, good, views, device)
+    metrics = Metrics.of(answer.together, labels[good], classes).to_dict()
+    gain = {"gain": answer.gain(labels[good])} if answer.num_answers > 1 else {}
+    return {"runs": [str(run.path) for run in opened], "data": dataset.name, **counts, **metrics, **gain}
 
 
 def _labels(dataset: Dataset, classes: tuple[str, ...]) -> NDArray[np.int64]:

@@ -117,6 +117,8 @@ def train(
 @app.command()
 def evaluate(
     runs: Annotated[list[str], typer.Argument(help="RUN… DATA: one or more run directories, then the data.")],
+    views: Annotated[int, typer.Option(help="Views of each image, random ones as in training.")] = 1,
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="The ends of cycles answer too.")] = False,
     json: Json = False, quiet: Quiet = False, device: Device = "auto", version: Version = False,
 ) -> None:  # fmt: skip
     """Measure a run, or several together, on images that it never saw."""
@@ -128,7 +130,8 @@ def evaluate(
             raise OptionError(
                 f"expected RUN… DATA, got only {runs[0]}; name the data to measure on at the end."
             )
-        show(evaluate(runs[:-1], runs[-1], device=device), tables.evaluated)
+        result = evaluate(runs[:-1], runs[-1], views=views, snapshots=snapshots, device=device)
+        show(result, tables.evaluated)
 
 
 @app.command()

@@ -54,6 +54,12 @@ def evaluated(result: dict[str, Any]) -> None:
     if result.get("top5") is not None:
         print(f"top 5       {percent(result['top5'])}")
     print(f"log loss    {result['log_loss']:.4f}\ncalibration error {100 * result['ece']:.2f} %")
+    if gain := result.get("gain"):
+        low, high, cost = 100 * gain["low"], 100 * gain["high"], gain["cost"]
+        print(
+            print(f"gain        {100 * gain['value']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})")
+        )
+        print(f"            answer of {gain['over']}; {gain['answers']} answers cost {cost:.1f} × the time")
     if result["left_out"]:
         print(f"left out    {result['left_out']} images that the run has seen in training")
     if result["broken"]:

@@ -36,8 +36,8 @@ class Classifier:
     device: str
 
     @classmethod
-    def load(cls, run: Run, device: str = "cpu") -> Classifier:
-        """The classifier of a finished run.
+    def load(cls, run: Run, device: str = "cpu", weights: Path | None = None) -> Classifier:
+        """The classifier of a finished run, with the weights that answer or those of a file.
 
         Raises:
             RunError: not finished, or a file is missing or damaged.
@@ -45,7 +45,9 @@ class Classifier:
         temperature = run.metrics["temperature"]
         if not isinstance(temperature, int | float) or temperature <= 0:
             raise RunError(f"{run.file('metrics.json')} is damaged: the temperature is {temperature!r}.")
-        return cls(load_network(run, device), run.preprocess, run.classes, float(temperature), device)
+        return cls(
+            load_network(run, device, weights), run.preprocess, run.classes, float(temperature), device
+        )
 
     def answers(
         self, images: Sequence[Image] | NDArray[np.uint8]

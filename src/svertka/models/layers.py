@@ -132,7 +132,7 @@ class StochasticDepth(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         if not self.training or self.p == 0:
             return x
-        kept = torch.empty(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        kept = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1 - self.p)
         return x * kept.div_(1 - self.p) if self.p < 1 else x * kept
 
 

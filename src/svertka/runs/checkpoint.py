@@ -96,15 +96,16 @@ def blank_network(run: Run) -> Network:
     )
 
 
-def load_network(run: Run, device: str = "cpu") -> Network:
-    """The trained network of a run, in eval mode, with the weights that answer.
+def load_network(run: Run, device: str = "cpu", weights: Path | None = None) -> Network:
+    """The trained network of a run, in eval mode, with the weights that answer, or those of a file.
 
     Raises:
         RunError: weights missing or damaged.
     """
     network = blank_network(run)
-    tensors, _ = load_tensors(run.file(WEIGHTS))
-    fill(network, tensors, run.file(WEIGHTS))
+    place = weights or run.file(WEIGHTS)
+    tensors, _ = load_tensors(place)
+    fill(network, tensors, place)
     return arrange(network.to(device)).eval()
 
 

@@ -74,6 +74,11 @@ class Run:
         """Where the weights at the end of cycle `number` (from 1) lie."""
         return self.path / "snapshots" / f"{number}.safetensors"
 
+    def snapshots(self) -> list[Path]:
+        """Weights at the ends of the cycles, in their order."""
+        kept = (self.path / "snapshots").glob("*.safetensors")
+        return sorted(kept, key=lambda path: int(path.stem) if path.stem.isdigit() else 0)
+
     @property
     def started(self) -> bool:
         """Whether all the facts that fix a run are written (a kill before that leaves nothing to resume)."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch.optim import lr_scheduler
@@ -28,6 +27,7 @@ STEPS = 120
 SMOOTHING = 0.9  # share kept of the running mean of the loss
 ENOUGH = 4.0  # times the lowest smoothed loss: beyond it there is nothing to see
 LEAST_STEPS = 10  # to say anything
+WINDOW = 10  # steps over which a slope is measured
 MARGIN = 3.0  # the highest rate of the range is so many times below that of the lowest loss
 
 
@@ -61,7 +61,7 @@ def find_rate(network: Network, recipe: Recipe, train: Stream, seed: int) -> Rat
     job = Job(recipe, seed, STEPS, train, train)
     state = State.fresh(copy.deepcopy(network).train(), job)
     for group in state.optimizer.param_groups:
-        group["lr"] *= LOWEST / recipe.optimizer.learning_rate
+        group["lr"] = group["initial_lr"] = group["initial_lr"] * LOWEST / recipe.optimizer.learning_rate
     growth = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
     state.schedule = lr_scheduler.ExponentialLR(state.optimizer, growth)
     rates: list[float] = []
@@ -88,9 +88,17 @@ def find_rate(network: Network, recipe: Recipe, train: Stream, seed: int) -> Rat
             "data and at the initialisation (--set model.init=…)."
         )
     turning = smoothed.index(min(smoothed))
-    slopes = [second - first for first, second in pairwise(smoothed)]
-    falling = slopes[: max(turning, 1)]
-    return RateCurve(rates, losses, smoothed, rates[falling.index(min(falling))], rates[turning])
+    return RateCurve(rates, losses, smoothed, rates[_steepest(smoothed, turning)], rates[turning])
+
+
+def _steepest(smoothed: list[float], turning: int) -> int:
+    """Where the running mean falls most over `WINDOW` steps, among those before its lowest value.
+
+    The first means are those of few batches, whose noise looks like a slope, so they do not count.
+    """
+    starts = range(WINDOW, max(WINDOW, turning - WINDOW) + 1)
+    falls = [smoothed[min(start + WINDOW, turning)] - smoothed[start] for start in starts if start < turning]
+    return WINDOW + WINDOW // 2 + falls.index(min(falls)) if falls else turning
 
 
 def _endless(train: Stream) -> Iterator[Batch]:

@@ -27,6 +27,7 @@ from svertka import progress
 from svertka.data.batches import Stream
 from svertka.engine.choose import fastest
 from svertka.engine.kinds import Engine, engine
+from svertka.evaluation.compare import paired_gain
 from svertka.evaluation.predict import answer
 from svertka.files import write_json
 from svertka.models.freezing import Depth, cut
@@ -145,16 +146,6 @@ def lengths(made: Session, planned: Mapping[str, Any]) -> list[tuple[str, Recipe
         for rung in rungs
         if rung.epochs
     ]
-
-
-def paired_gain(
-    before: NDArray[np.float32], after: NDArray[np.float32], labels: NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """Accuracy after minus before on the same images, from logits (n, k), with its 95 % normal interval."""
-    difference = (after.argmax(1) == labels).astype(float) - (before.argmax(1) == labels)
-    gain = float(difference.mean())
-    half = 1.96 * float(difference.std()) / math.sqrt(len(labels))
-    return gain, gain - half, gain + half
 
 
 def _climb(
