@@ -30,7 +30,7 @@ LINES = [
     {"data", "models", "runtime"},
     {"images"},
     {"recipe"},
-    {"optimization"},
+    {"augmentation", "optimization"},
     {"errors", "shapes", "randomness", "progress", "files", "settings"},
 ]
 """Highest first; a package imports from lower lines only, and packages of one line do not know each other."""

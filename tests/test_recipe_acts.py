@@ -50,6 +50,7 @@ class Refused:
     beside: tuple[str, ...] = ()
 
 
+FLIP = ("augment.flip=true",)
 SMALL = ("optimizer.learning_rate=0.001",)
 ADAMW = ("optimizer.name=adamw",)
 ONE_CYCLE = ("schedule.name=one_cycle",)
@@ -65,7 +66,14 @@ CASES: dict[str, list[Acts | Refused]] = {
         Acts("none"),
         Acts("mean_image"),
         Acts("channel_mean"),
+        Acts("pca"),
+        Acts("zca"),
+        Refused("pca", "3072 numbers an input, got 1 × 64 × 64", ("data.size=64", "model.name=resnet20")),
         Refused("weights", "'weights' needs model.weights, and there are none"),
+    ],
+    "data.whitening_epsilon": [
+        Acts(0.5, ("data.normalization=zca",)),
+        Refused(0.5, "belongs to 'pca' and 'zca'"),
     ],
     "data.store_size": [Acts(36)],
     "data.validation": [Acts(0.3)],
@@ -76,6 +84,23 @@ CASES: dict[str, list[Acts | Refused]] = {
     ],
     "augment.resized_crop": [Acts(0.5, ("augment.flip=true",))],
     "augment.flip": [Acts(True, ("augment.pad_crop=2",))],
+    "augment.quarter_turns": [Acts(True, FLIP)],
+    "augment.rotation": [Acts(20, FLIP)],
+    "augment.brightness": [Acts(0.5, FLIP)],
+    "augment.contrast": [Acts(0.5, FLIP)],
+    "augment.saturation": [Acts(0.5, FLIP, photo=True), Refused(0.5, "changes colours", FLIP)],
+    "augment.hue": [Acts(0.5, FLIP, photo=True), Refused(0.5, "read with 1 channel", FLIP)],
+    "augment.grey": [Acts(0.5, FLIP, photo=True), Refused(0.5, "augment.grey changes colours", FLIP)],
+    "augment.blur": [Acts(2, FLIP)],
+    "augment.sobel": [Acts(0.5, FLIP)],
+    "augment.trivial": [Acts(True, FLIP)],
+    "augment.noise": [Acts(10, FLIP)],
+    "augment.cutout": [Acts(0.3, FLIP)],
+    "augment.mixup": [Acts(0.4, FLIP)],
+    "augment.cutmix": [
+        Acts(1.0, FLIP),
+        Refused(1.0, "cutmix pastes pixels, and a transfer trains on stored", ("model.weights=imagenet",)),
+    ],
     "model.name": [Acts("linear")],
     "model.weights": [Refused("imagenet", "lenet5.*weights|weights.*lenet5")],
     "model.activation": [Acts("elu"), Refused("elu", "activation", ("model.name=linear",))],
@@ -236,9 +261,9 @@ CASES: dict[str, list[Acts | Refused]] = {
 
 @cache
 def dataset(photo: bool) -> svertka.Dataset:
-    """54 noisy images of three classes, 32 px or 32 × 48 px."""
+    """54 noisy images of three classes, grey of 32 px or in colours of 32 × 48 px."""
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 200, (54, 32, 48 if photo else 32), dtype=np.uint8)
+    images = generator.integers(0, 200, (54, 32, 48, 3) if photo else (54, 32, 32), dtype=np.uint8)
     labels = np.arange(54) % 3
     for image, label in zip(images, labels, strict=True):
         image[8:24, 10 * label : 10 * label + 10] += 55

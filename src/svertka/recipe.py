@@ -15,11 +15,14 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from svertka.augmentation import Augment
 from svertka.errors import OptionError, nearest
 from svertka.optimization import Averaging, Optimizer, Regularization, Schedule
 from svertka.settings import Auto, Settings
 
 DEFAULT_MINUTES = 10.0
+WHITENING = ("pca", "zca")
+WHITENING_EPSILON = 0.01
 Size = Annotated[int, Field(ge=8, le=2048)]
 
 
@@ -34,11 +37,18 @@ class Data(Settings):
     interpolation: Literal["bilinear", "bicubic"] | Auto = Field(
         "auto", description="antialiased resampling; auto: bilinear unless the weights want bicubic"
     )
-    normalization: Literal["none", "mean_image", "channel_mean", "channel_mean_std", "weights"] | Auto = (
-        Field(
-            "auto",
-            description="fitted on the training part; weights: theirs; auto: theirs, else channel_mean_std",
-        )
+    normalization: (
+        Literal["none", "mean_image", "channel_mean", "channel_mean_std", "pca", "zca", "weights"] | Auto
+    ) = Field(
+        "auto",
+        description="fitted on the training part; pca, zca: whitening; weights: theirs; "
+        "auto: theirs, else channel_mean_std",
+    )
+    whitening_epsilon: float = Field(
+        WHITENING_EPSILON,
+        gt=0,
+        le=1,
+        description="of pca and zca: added to each eigenvalue (pixels from 0 to 1)",
     )
     store_size: Size | Auto = Field(
         "auto", description="short side of stored pixels; auto: 256/224 of size, or size itself up to 64"
@@ -49,30 +59,6 @@ class Data(Settings):
     test: float = Field(
         0.15, ge=0, lt=0.9, description="share carved for the test set, if none is declared; 0: no test"
     )
-
-
-class Augment(Settings):
-    """Random transforms of training batches."""
-
-    pad_crop: int = Field(0, ge=0, le=256, description="pad by so many reflected pixels, crop back at random")
-    resized_crop: float = Field(
-        0.0, ge=0, lt=1, description="crop a random area of at least this share, resize it to size; 0: off"
-    )
-    flip: bool = Field(False, description="mirror left to right with probability 1/2")
-
-    @model_validator(mode="after")
-    def _one_crop(self) -> Augment:
-        if self.pad_crop and self.resized_crop:
-            raise ValueError("pad_crop and resized_crop are two ways to crop; set one of them to 0")
-        return self
-
-    def of_one_image(self) -> Augment:
-        """The transforms that need one image only: those that mix images are left out."""
-        return self
-
-    def transforms(self) -> bool:
-        """Whether two views of one image can differ."""
-        return self.of_one_image() != Augment()
 
 
 class Model(Settings):
@@ -144,6 +130,19 @@ class Recipe(Settings):
         if self.schedule.epochs != "auto" and self.budget.minutes != "auto":
             raise ValueError(
                 "schedule.epochs and budget.minutes both say how long to train; give one of them"
+            )
+        if (
+            self.data.whitening_epsilon != Data().whitening_epsilon
+            and self.data.normalization not in WHITENING
+        ):
+            raise ValueError(
+                "data.whitening_epsilon belongs to 'pca' and 'zca' and does nothing beside "
+                f"data.normalization {self.data.normalization!r}"
+            )
+        if self.augment.cutmix and self.model.weights not in ("none", "auto"):
+            raise ValueError(
+                "augment.cutmix pastes pixels, and a transfer trains on stored features; use augment.mixup, "
+                "or model.weights = 'none'"
             )
         if self.data.normalization == "weights" and self.model.weights == "none":
             raise ValueError("data.normalization 'weights' needs model.weights, and there are none")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from svertka.augmentation import Augment
 from svertka.data.batches import Batches, Normalizer
 from svertka.data.dataset import Dataset, content_digest
 from svertka.data.store import Pixels, open_pixels
 from svertka.errors import DataError, OptionError
 from svertka.images.preprocess import Preprocess
-from svertka.recipe import Augment
 
 COUNT = 37
 LABELS = np.arange(COUNT) * 10

@@ -33,9 +33,8 @@ def squares():
 
 
 def run(data, out: Path, **more: Any) -> dict[str, Any]:
-    return svertka.train(
-        data, model="resnet20", epochs=3, settings=SETTINGS, seed=5, out=out, device="cpu", **more
-    )
+    given = {"model": "resnet20", "epochs": 3, "settings": SETTINGS, "seed": 5, "device": "cpu", **more}
+    return svertka.train(data, out=out, **given)
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -62,6 +61,52 @@ def test_killed_and_resumed_is_bitwise_the_same(
     squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_each_step: None, kills: list[int]
 ) -> None:
     run(squares, tmp_path / "whole")
+    kill_at(monkeypatch, kills)
+    for _ in kills:
+        with pytest.raises(Killed):
+            run(squares, tmp_path / "killed", resume=(tmp_path / "killed").exists())
+    run(squares, tmp_path / "killed", resume=True)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+ALL_OPERATORS = [
+    "augment.quarter_turns=true", "augment.rotation=10", "augment.brightness=0.2", "augment.contrast=0.2",
+    "augment.blur=1", "augment.sobel=0.2", "augment.trivial=true", "augment.noise=5", "augment.cutout=0.2",
+]  # fmt: skip
+EVERYTHING = {
+    "ema": [*ALL_OPERATORS, "augment.mixup=0.4", "averaging.name=ema", "schedule.name=cosine_restarts"],
+    "swa": ["augment.cutmix=1", "averaging.name=swa", "averaging.start=0.2", "schedule.name=one_cycle",
+            "regularization.weight_noise=0.05", "data.normalization=zca"],
+    "lookahead": ["averaging.name=lookahead", "averaging.sync_steps=2", "schedule.name=plateau",
+                  "schedule.patience=0", "optimizer.name=muon", "optimizer.accumulate=2", "optimizer.clip=1"],
+    "snapshots": ["averaging.snapshots=true", "schedule.name=cyclic", "optimizer.name=adamw",
+                  "regularization.stochastic_depth=0.3", "regularization.gradient_noise=0.1",
+                  "regularization.l1=1e-4"],
+    "multi_step": ["schedule.name=multi_step", "optimizer.name=rmsprop", "optimizer.learning_rate=0.001",
+                   "regularization.label_smoothing=0.1"],
+    "exponential": ["schedule.name=exponential", "optimizer.name=adagrad", "averaging.name=ema"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_with_everything_on_too(
+    squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_each_step: None, name: str
+) -> None:
+    """Killed twice, in the middle of an epoch and after it; every averaging, all operators, odd schedules."""
+    settings = [*SETTINGS, *EVERYTHING[name]]
+    run(squares, tmp_path / "whole", settings=settings)
+    kill_at(monkeypatch, [4, 10])
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(squares, tmp_path / "killed", settings=settings, resume=(tmp_path / "killed").exists())
+    run(squares, tmp_path / "killed", settings=settings, resume=True)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    for kept in (tmp_path / "whole").glob("snapshots/*"):
+        assert kept.read_bytes() == (tmp_path / "killed" / "snapshots" / kept.name).read_bytes()
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, kills: list[int]) -> None:
+    """Die at these steps, counted through all processes."""
     steps = 0
     original = trainer.train_step
 
@@ -73,11 +118,6 @@ def test_killed_and_resumed_is_bitwise_the_same(
         original(*arguments)
 
     monkeypatch.setattr(trainer, "train_step", step_or_die)
-    for _ in kills:
-        with pytest.raises(Killed):
-            run(squares, tmp_path / "killed", resume=(tmp_path / "killed").exists())
-    run(squares, tmp_path / "killed", resume=True)
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
 def test_a_polite_stop_can_be_resumed(squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import svertka
+from svertka.augmentation import Augment
 from svertka.data.batches import Batches
 from svertka.data.items import from_arrays
 from svertka.data.store import open_pixels
@@ -21,7 +22,6 @@ from svertka.evaluation.predict import answer
 from svertka.images.preprocess import Preprocess
 from svertka.models.catalog import build
 from svertka.models.freezing import cut
-from svertka.recipe import Augment
 from svertka.training import trainer
 from svertka.transfer import features as features_module
 from svertka.transfer.features import FeatureBatches, Source, open_view

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from svertka.api.train import train
+from svertka.augmentation import Augment
 from svertka.optimization import Optimizer, Schedule
-from svertka.recipe import Augment, Data, Model, Recipe
+from svertka.recipe import Data, Model, Recipe
 
 
 def demo(*, out: str | Path | None = None, resume: bool = False, device: str = "auto") -> dict[str, Any]:

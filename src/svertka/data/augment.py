@@ -1,8 +1,7 @@
 """Random transforms of whole uint8 batches, between the stored pixels and the normalization.
 
-An operator is a row of `OPERATORS`: it takes a batch (n, size, size, c) and returns one of the same shape.
-Before them a crop turns stored images, which may differ in size, into such a batch. The crop and every
-operator have generators of their own and draw a fixed number of values an image, in the order of the batch.
+A crop turns stored images, which may differ in size, into a batch (n, size, size, c), and the operators of
+`operators.py` change such batches. The crop and every operator have generators of their own.
 So what happens to an image depends on the generator given and the image's place in the batch, on no other
 image, and not on which other operators are on. A new operator goes to the end of the table and changes no
 old run. A batch here may be a part of what a step sees: each part has a generator of its own.
@@ -11,15 +10,15 @@ old run. A batch here may be a part of what a step sees: each part has a generat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from svertka.augmentation import Augment
+from svertka.data.operators import OPERATORS
 from svertka.data.store import Pixels
 from svertka.images.preprocess import Preprocess
-from svertka.images.resize import channels_last, resize
-from svertka.recipe import Augment
+from svertka.images.resize import resize
 from svertka.shapes import UInt8
 
 Images = NDArray[np.uint8]
@@ -42,7 +41,8 @@ def augment(
     random square of the input size is cut from the stored image (fit crop) or the evaluation view (other
     fits), continued by reflection. With neither the evaluation view is the start.
     """
-    crop_generator, *generators = generator.spawn(1 + len(OPERATORS))
+    crop_seed, *seeds = generator.bit_generator.seed_seq.spawn(1 + len(OPERATORS))  # type: ignore[attr-defined]
+    crop_generator = np.random.default_rng(crop_seed)
     if settings.resized_crop:
         boxes = draw_boxes(pixels.shapes[indices], settings.resized_crop, crop_generator)
         batch = resized_crops(pixels, indices, boxes, preprocess.size)
@@ -50,21 +50,10 @@ def augment(
         batch = pad_crops(pixels, indices, preprocess, settings.pad_crop, crop_generator)
     else:
         batch = evaluation_views(pixels, indices, preprocess)
-    for operator, own_generator in zip(OPERATORS, generators, strict=True):
-        batch = operator(batch, settings, own_generator)
+    for operator, seed in zip(OPERATORS, seeds, strict=True):
+        if getattr(settings, operator.setting):
+            batch = operator.apply(batch, settings, np.random.default_rng(seed))
     return batch
-
-
-def flip(batch: Images, settings: Augment, generator: np.random.Generator) -> Images:
-    """Mirror each image left to right with probability 1/2; in place."""
-    chosen = np.flatnonzero(generator.random(len(batch)) < 0.5)
-    for place in chosen.tolist() if settings.flip else ():
-        image = channels_last(batch[place])
-        image.copy_(image.flip(3))
-    return batch
-
-
-OPERATORS: tuple[Callable[[Images, Augment, np.random.Generator], Images], ...] = (flip,)
 
 
 def evaluation_views(

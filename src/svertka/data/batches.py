@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from svertka.augmentation import Augment
 from svertka.data.augment import augment, evaluation_views
 from svertka.data.order import Order
 from svertka.data.parallel import cores, for_each, in_order
 from svertka.data.store import Pixels
 from svertka.errors import DataError, OptionError
-from svertka.images.preprocess import Preprocess
+from svertka.images.preprocess import WHITENED, Preprocess
 from svertka.randomness import generator
-from svertka.recipe import Augment
 from svertka.shapes import Float, Int, UInt8
 
 AHEAD = 2  # batches that are made before they are asked for
@@ -42,9 +42,21 @@ class Batch:
     images: Float[Tensor, "n c h w"]
     labels: Int[Tensor, " n"]
     indices: Int[Tensor, " n"]
+    partners: Int[Tensor, " n"] | None = None  # labels of the images that were mixed in,
+    share: float = 1.0  # and the share of the images' own labels
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def pieces(self, count: int) -> list[Batch]:
+        """`count` parts, of equal length or one apart."""
+        cuts = np.array_split(np.arange(len(self)), count)
+        parts = [slice(int(cut[0]), int(cut[-1]) + 1) for cut in cuts]
+        partners = [None if self.partners is None else self.partners[part] for part in parts]
+        return [
+            Batch(self.images[part], self.labels[part], self.indices[part], partner, self.share)
+            for part, partner in zip(parts, partners, strict=True)
+        ]
 
 
 class Stream(Protocol):
@@ -144,6 +156,12 @@ class Batches:
         if len(broken):
             example = self.pixels.broken[int(broken[0])]
             raise DataError(f"{len(broken)} of these images could not be decoded, such as: {example}")
+        colours = self.augment.colours() if self.augment and self.preprocess.channels == 1 else []
+        if colours:
+            raise OptionError(
+                f"{', '.join(f'augment.{name}' for name in colours)} changes colours, and these images are "
+                "read with 1 channel; leave it out, or set data.channels = 3."
+            )
         pad = self.augment.pad_crop if self.augment else 0
         shortest = int(shapes.min()) if self.preprocess.fit == "crop" else self.preprocess.size
         if pad >= shortest:
@@ -167,7 +185,8 @@ class Normalizer:
         self.most = max(1, PIXELS_A_TASK // preprocess.size**2)  # images a task
         self._buffers: list[NDArray[np.float32]] = []
         self.scale, self.shift = preprocess.affine()
-        self.last = memory_format == torch.channels_last
+        self.whiten, self.whitens = preprocess.whiten, preprocess.normalization in WHITENED
+        self.last = memory_format == torch.channels_last and not self.whitens
         if self.last:  # NumPy is fast only where the innermost axis is long: as many pixels as repeat
             self.scale, self.shift = (_rows(part, self.shape) for part in (self.scale, self.shift))
 
@@ -192,10 +211,14 @@ class Normalizer:
         if made.dtype != np.float32:
             return self.on_device(made)
         inputs = torch.from_numpy(made)
-        return inputs.permute(0, 3, 1, 2) if self.last else inputs
+        inputs = inputs.permute(0, 3, 1, 2) if self.last else inputs
+        return torch.from_numpy(self.whiten(inputs.numpy())) if self.whitens else inputs
 
     def on_device(self, views: NDArray[np.uint8]) -> Float[Tensor, "n c h w"]:
         """Views (n, size, size, c) as inputs on the device."""
+        if self.whitens:
+            centred = views.transpose(0, 3, 1, 2) * self.scale - self.shift
+            return torch.from_numpy(self.whiten(centred)).to(self.device)
         moved = torch.from_numpy(views).to(self.device)
         scale, shift = (torch.tensor(part, device=self.device) for part in (self.scale, self.shift))
         if self.last:

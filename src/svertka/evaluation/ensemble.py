@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svertka.augmentation import Augment
 from svertka.data.batches import Batches
 from svertka.data.store import Pixels
 from svertka.errors import OptionError
@@ -21,7 +22,6 @@ from svertka.evaluation.calibration import probabilities
 from svertka.evaluation.classifier import Classifier
 from svertka.evaluation.compare import paired_gain
 from svertka.evaluation.predict import answer
-from svertka.recipe import Augment
 from svertka.runs.environment import threads_for
 from svertka.runs.run import Run
 

@@ -17,7 +17,7 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,9 +26,10 @@ from PIL import Image
 from svertka.errors import DataError, OptionError, nearest
 from svertka.images.decode import open_rgb
 from svertka.images.resize import INTERPOLATIONS, Interpolation, resize
+from svertka.images.whitening import Kind, Moments
 
 Fit = Literal["crop", "letterbox", "squash"]
-Normalization = Literal["none", "mean_image", "channel_mean", "channel_mean_std"]
+Normalization = Literal["none", "mean_image", "channel_mean", "channel_mean_std", "pca", "zca"]
 
 FITS: tuple[Fit, ...] = ("crop", "letterbox", "squash")
 NORMALIZATIONS: dict[str, tuple[str, ...]] = {
@@ -36,9 +37,12 @@ NORMALIZATIONS: dict[str, tuple[str, ...]] = {
     "mean_image": ("mean",),  # AlexNet: the mean of every input pixel
     "channel_mean": ("mean",),  # VGG
     "channel_mean_std": ("mean", "std"),  # ResNet
+    "pca": ("mean", "matrix"),
+    "zca": ("mean", "matrix"),
 }
 """Each normalization and the statistics it needs; all are of pixels as fractions, 0 to 1."""
 
+WHITENED = ("pca", "zca")
 MAX_ASPECT = 8
 """Of an image longer than 8 x its width the middle is kept: its short side decides how large it is stored."""
 
@@ -59,9 +63,9 @@ class Preprocess:
         size: height and width of the input in pixels.
         store_size: short side in pixels that images are first brought to, smaller ones too; at least `size`.
         interpolation: bilinear or bicubic, antialiased.
-        normalization: none, mean_image, channel_mean or channel_mean_std.
-        statistics: what the normalization needs, by name: `mean` (c,) or (c, size, size), `std` (c,); empty
-            until `fitted`.
+        normalization: none, mean_image, channel_mean, channel_mean_std, pca or zca (`whitening.py`).
+        statistics: what the normalization needs, by name: `mean` (c,) or (c, size, size), `std` (c,),
+            `matrix` (numbers, numbers) with numbers = c · size²; empty until `fitted`.
 
     Raises:
         OptionError: values that are unknown, out of range or do not fit together; all in one message.
@@ -125,7 +129,14 @@ class Preprocess:
         scale, shift = self.affine()
         result = views * scale
         result -= shift
-        return result
+        return self.whiten(result)
+
+    def whiten(self, centred: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The last part of the third step, for pca and zca: centred inputs times the matrix; else nothing."""
+        if self.normalization not in WHITENED:
+            return centred
+        matrix = np.asarray(self.statistics["matrix"], dtype=np.float32)
+        return (centred.reshape(-1, len(matrix)) @ matrix.T).reshape(centred.shape)
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """All three steps: an image (h, w) or (h, w, 3) as a network input (c, size, size)."""
@@ -147,16 +158,25 @@ class Preprocess:
         mean, std = (self._statistic(name, default) for name, default in (("mean", 0.0), ("std", 1.0)))
         return (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
 
-    def fitted(self, stored: Iterable[NDArray[np.uint8]]) -> Preprocess:
+    def fitted(self, stored: Iterable[NDArray[np.uint8]], epsilon: float = 0.01) -> Preprocess:
         """A copy with its statistics taken from the evaluation views of stored training images.
 
         The standard deviation is that of the population; where it is 0 (a constant channel) 1 is taken.
+        `epsilon` is added to the variances of whitening.
 
         Raises:
             DataError: there are no images.
+            OptionError: whitening of inputs that are too large for it.
         """
         if self.normalization == "none":
             return self
+        if self.normalization in WHITENED:
+            moments = Moments(self.channels, self.size)
+            for views in self._chunks(stored):
+                moments.add(views)
+            mean, matrix = moments.whitening(cast(Kind, self.normalization), epsilon)
+            shaped = mean.reshape(self.channels, self.size, self.size)
+            return replace(self, statistics={"mean": shaped, "matrix": matrix})
         counts = _Counts(self.channels, self.size)
         for views in self._chunks(stored):
             counts.add(views, self.normalization)
@@ -215,8 +235,10 @@ class Preprocess:
             raise OptionError(
                 f"the normalization {self.normalization} has no {name!r}; {nearest(name, known)}"
             )
-        image = self.normalization == "mean_image"
-        shape = (self.channels, self.size, self.size) if image else (self.channels,)
+        image = self.normalization in ("mean_image", *WHITENED)
+        shape: tuple[int, ...] = (self.channels, self.size, self.size) if image else (self.channels,)
+        if name == "matrix":
+            shape = (self.channels * self.size**2,) * 2
         if array.shape != shape:
             raise OptionError(
                 f"the {name} of {self.normalization} must have shape {shape}, got {array.shape}."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from svertka.data.batches import Batch
 from svertka.models.network import Network
 from svertka.recipe import Recipe
-from svertka.training.losses import loss
+from svertka.training.losses import batch_loss
 
 NOISE_DECAY = 0.55
 """Exponent of the annealing of gradient noise (Neelakantan et al. 2015, section 3)."""
@@ -29,11 +29,9 @@ def gradient(network: Network, batch: Batch, recipe: Recipe) -> tuple[float, Ten
     smoothing, noise = recipe.regularization.label_smoothing, recipe.regularization.weight_noise
     total, answers = 0.0, []
     with noisy(network, noise) if noise else nullcontext():
-        for images, labels in zip(
-            batch.images.tensor_split(pieces), batch.labels.tensor_split(pieces), strict=True
-        ):
-            value, logits = loss(network(images), labels, smoothing)
-            share = len(labels) / len(batch)
+        for piece in batch.pieces(pieces):
+            value, logits = batch_loss(network(piece.images), piece, smoothing)
+            share = len(piece) / len(batch)
             (value * share if pieces > 1 else value).backward()  # type: ignore[no-untyped-call]
             total += value.item() * share
             answers.append(logits)

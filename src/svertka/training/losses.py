@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from svertka.data.batches import Batch
 from svertka.models.network import Outputs
 from svertka.shapes import Int
 
@@ -25,6 +26,25 @@ def loss(
     for other in auxiliary:
         total = total + AUXILIARY_SHARE * F.cross_entropy(other, labels, label_smoothing=label_smoothing)
     return total, logits.detach()
+
+
+def batch_loss(
+    outputs: Tensor | Outputs, batch: Batch, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """As `loss`, for a batch whose images may be mixed: each label's loss counts by its share."""
+    own, logits = loss(outputs, batch.labels, label_smoothing)
+    if batch.partners is None:
+        return own, logits
+    other, _ = loss(outputs, batch.partners, label_smoothing)
+    return batch.share * own + (1 - batch.share) * other, logits
+
+
+def num_correct(logits: Tensor, batch: Batch) -> float:
+    """How many of a batch are right; of a mixed image each label counts by its share."""
+    own = correct(logits, batch.labels)
+    if batch.partners is None:
+        return own
+    return batch.share * own + (1 - batch.share) * correct(logits, batch.partners)
 
 
 def correct(logits: Tensor, labels: Int[Tensor, " n"]) -> int:

@@ -86,7 +86,7 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, device: str) -> Session
         progress.say(sentence)
     preprocess = blank
     if data.normalization != "weights":
-        preprocess = blank.fitted(pixels[i] for i in splits.train)
+        preprocess = blank.fitted((pixels[i] for i in splits.train), data.whitening_epsilon)
     if recipe.model.init in WITH_DATA:
         images = [preprocess.normalize(preprocess.fit_image(pixels[i]).transpose(2, 0, 1)) for i in
                   generator(seed, "init", "images").permutation(splits.train)[:IMAGES_FOR_INIT]]  # fmt: skip

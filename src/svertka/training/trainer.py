@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from svertka import progress
 from svertka.data.batches import Batch, Stream
+from svertka.data.mixing import mixed
 from svertka.errors import Interrupted, TrainingError
 from svertka.evaluation.predict import answer
 from svertka.models.network import Network
@@ -30,7 +31,7 @@ from svertka.runs.run import CHECKPOINT, WEIGHTS, Run
 from svertka.training import memory
 from svertka.training.averaging import Average
 from svertka.training.gradients import gradient, regularize
-from svertka.training.losses import correct
+from svertka.training.losses import correct, num_correct
 from svertka.training.optimizers import build_optimizer
 from svertka.training.schedules import build_plateau, build_schedule, cycle_ends, schedule_state
 
@@ -68,7 +69,7 @@ class State:
     step: int = 0  # steps done in the epoch under way
     steps: int = 0  # steps done in all
     loss_sum: float = 0.0
-    num_correct: int = 0
+    num_correct: float = 0
     num_images: int = 0
     seconds: float = 0.0  # spent in the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -151,6 +152,7 @@ def train_epoch(state: State, job: Job, run: Run, started: float, moved: progres
 def train_step(state: State, batch: Batch, job: Job) -> None:
     """Forward, backward, update, count."""
     torch.manual_seed(key(job.seed, "noise", state.epoch, state.step))
+    batch = mixed(batch, job.recipe.augment, job.seed, state.epoch, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     with memory.explained(batch, lambda part: gradient(state.network, part, job.recipe), kept(state)):
         value, logits = gradient(state.network, batch, job.recipe)
@@ -162,7 +164,7 @@ def train_step(state: State, batch: Batch, job: Job) -> None:
     state.step, state.steps = state.step + 1, state.steps + 1
     state.average.after_step(state.network, state.steps)
     state.loss_sum += value * len(batch.labels)
-    state.num_correct += correct(logits, batch.labels)
+    state.num_correct += num_correct(logits, batch)
     state.num_images += len(batch.labels)
 
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from svertka import progress
+from svertka.augmentation import Augment
 from svertka.data.augment import augment, evaluation_views
 from svertka.data.batches import Batch, Normalizer
 from svertka.data.cache import InUse, make_room, open_entry
@@ -38,7 +39,6 @@ from svertka.files import write_json
 from svertka.images.preprocess import Preprocess
 from svertka.models.freezing import Trunk
 from svertka.randomness import generator
-from svertka.recipe import Augment
 
 FORMAT = 1
 CHUNK = (

@@ -6,13 +6,12 @@
     full      everything trained from pixels, the lower stages at a tenth of the rate
 
 Which rungs fit the time, and how long each trains, is measured before the first step and stands in
-`plan.json`. The climb ends early where it cannot pay: when mending a third of the probe's cross-validated
-mistakes could not be told from chance, or when the last gain on the validation images is inside its interval.
+`plan.json`. The climb ends early where it cannot pay: when mending a third of the probe's mistakes (counted
+in cross-validation) could not be told from chance, or the last gain in validation lies inside its interval.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -72,32 +71,64 @@ class Footing:
 
 
 def plan(made: Session, seconds_left: float) -> dict[str, Any]:
-    """Measure this machine and decide the rungs: `engine rungs epochs trunk_images_per_second`."""
+    """Measure this machine, choose the probe, and decide the rungs.
+
+    Returns:
+        `engine probe{kind penalty mistakes} rungs epochs trunk_images_per_second features_seconds`.
+    """
     began = time.monotonic()
-    recipe, network = made.recipe, made.network
-    trunk, _ = cut(network, "all")
+    trunk, _ = cut(made.network, "all")
     chosen = fastest(trunk, _shape(made), batch_size=32)
-    open_view(
-        _source(made, "all", chosen.name), _all_items(made), 0
-    )  # every rung needs it, and it is the measure
-    speed = chosen.images_per_second.get(chosen.name) or len(_all_items(made)) / (time.monotonic() - began)
-    left = seconds_left - (time.monotonic() - began)
+    still = open_view(_source(made, "all", chosen.name), _all_items(made), 0)
+    seconds = time.monotonic() - began
+    speed = chosen.images_per_second.get(chosen.name) or len(_all_items(made)) / seconds
+    progress.say(f"trunk: {chosen.name}, {speed:,.0f} images/s")
+    choice = _choose_probe(made, still)
     rungs = [Rung("probe", "all")]
-    for name in NAMES[1 : 1 + NAMES.index(_last(recipe))]:
-        rungs.append(_fit(made, name, SHARES[name] * left, speed))
-    rungs = [rung for rung in rungs if rung.name == "probe" or rung.epochs]
-    progress.say(
-        f"trunk: {chosen.name}, {speed:,.0f} images/s; rungs that fit: "
-        + ", ".join(f"{rung.name} ({rung.epochs} epochs)" if rung.epochs else rung.name for rung in rungs)
-    )
-    cut(network, 0)
+    if not (made.recipe.transfer.rung == "auto" and _cannot_pay(made, choice["mistakes"])):
+        left = seconds_left - (time.monotonic() - began)
+        for name in NAMES[1 : 1 + NAMES.index(_last(made.recipe))]:
+            rungs.append(_fit(made, name, SHARES[name] * left, speed))
+        rungs = [rung for rung in rungs if rung.name == "probe" or rung.epochs]
+        named = ", ".join(f"{rung.name} ({rung.epochs} epochs)" for rung in rungs if rung.epochs)
+        progress.say(f"rungs above the probe that fit the time: {named or 'none'}")
+    cut(made.network, 0)
     return {
         "engine": chosen.name,
+        "probe": choice,
         "rungs": [asdict(rung) for rung in rungs],
         "epochs": sum(rung.epochs for rung in rungs),
         "trunk_images_per_second": round(speed, 1),
-        "features_seconds": round(time.monotonic() - began, 3),
+        "features_seconds": round(seconds, 3),
     }
+
+
+def _choose_probe(made: Session, still: View) -> dict[str, Any]:
+    """The best linear classifier on the features of the training part: `kind penalty mistakes`."""
+    part, dataset = made.splits.train, made.dataset
+    labels = dataset.labels[part]
+    features = still.of(part).reshape(len(part), -1)
+    choice = choose(features, labels, dataset.groups[part], num_classes=len(dataset.classes))
+    progress.say(
+        f"probe: {choice.kind}, cross-validated accuracy {choice.accuracy(labels):.3f} "
+        f"on {len(part)} training images"
+    )
+    mistakes = int((choice.predictions != labels).sum())
+    return {"kind": choice.kind, "penalty": float(choice.penalty), "mistakes": mistakes}
+
+
+def _cannot_pay(made: Session, mistakes: int) -> bool:
+    """Whether mending a third of the probe's mistakes could not be told from chance in validation."""
+    training, validation = len(made.splits.train), len(made.splits.validation)
+    mended = MENDED * mistakes * validation / training
+    if mended > 1.96 * math.sqrt(mended):
+        return False
+    progress.say(
+        f"the probe makes {mistakes} mistakes on {training} images: were a third of them mended, that could "
+        f"not be told from chance on {validation} validation images, so the climb ends here "
+        "(--set transfer.rung=stages goes on)"
+    )
+    return True
 
 
 def carry_out(
@@ -117,13 +148,11 @@ def carry_out(
         if best is not None:
             _load(run, made, best[0])
         footing = _footing(made, rung, planned["engine"])
-        _climb(place, made, rung, footing, log, stopped)
+        _climb(place, made, rung, footing, planned["probe"], log, stopped)
         history += [{"rung": rung.name, **row} for row in place.history]
         answers = answer(footing.tail, footing.validation)
         if best is None:
             best = rung, answers
-            if _last(made.recipe) == "auto" and _cannot_pay(place, len(made.splits.train)):
-                break
             continue
         gain, low, high = paired_gain(best[1], answers, labels)
         progress.say(
@@ -153,13 +182,14 @@ def _climb(
     made: Session,
     rung: Rung,
     footing: Footing,
+    choice: Mapping[str, Any],
     log: Callable[[dict[str, Any]], None],
     stopped: Callable[[], bool],
 ) -> None:
     """Train one rung (unless it is done), and load its weights into the network."""
     if not place.file("rung.json").exists():
         if rung.name == "probe":
-            facts = _probe(place, made, footing)
+            facts = _probe(place, made, footing, choice)
         else:
             recipe = _with_rung(made.recipe, rung)
             lower = footing.lower
@@ -174,20 +204,14 @@ def _climb(
     checkpoint.fill(made.network, tensors, place.file("network.safetensors"))
 
 
-def _probe(place: Run, made: Session, footing: Footing) -> dict[str, Any]:
-    """Solve the probe, put it into the last layer, and save the network; returns what is worth keeping."""
-    stream = cast(FeatureBatches, footing.train)
-    part, dataset = made.splits.train, made.dataset
-    features = stream.views[0].of(part).reshape(len(part), -1)
-    labels, num_classes = dataset.labels[part], len(dataset.classes)
-    choice = choose(features, labels, dataset.groups[part], num_classes=num_classes)
-    _install(made.network, *solve(features, labels, choice.kind, choice.penalty, num_classes=num_classes))
-    mistakes = int((choice.predictions != labels).sum())
-    progress.say(
-        f"probe: {choice.kind}, cross-validated accuracy {choice.accuracy(labels):.3f} "
-        f"on {len(part)} training images"
-    )
-    facts = {"kind": choice.kind, "penalty": choice.penalty, "mistakes": mistakes, "epoch": 0}
+def _probe(place: Run, made: Session, footing: Footing, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Solve the probe chosen, put it into the last layer, save the network; returns what is worth keeping."""
+    part, labels = made.splits.train, made.dataset.labels[made.splits.train]
+    features = cast(FeatureBatches, footing.train).views[0].of(part).reshape(len(part), -1)
+    classes = len(made.dataset.classes)
+    solved = solve(features, labels, choice["kind"], choice["penalty"], num_classes=classes)
+    _install(made.network, *solved)
+    facts = {**choice, "epoch": 0}
     checkpoint.save_tensors(place.file("network.safetensors"), made.network.state_dict(), facts)
     return facts
 
@@ -199,19 +223,6 @@ def _install(network: Network, weight: NDArray[np.float32], bias: NDArray[np.flo
         layer.weight.copy_(torch.from_numpy(weight).reshape(layer.weight.shape))
         if layer.bias is not None:
             layer.bias.copy_(torch.from_numpy(bias))
-
-
-def _cannot_pay(place: Run, num_images: int) -> bool:
-    """Whether mending a third of the probe's mistakes could not be told from chance."""
-    mistakes = json.loads(place.file("rung.json").read_text(encoding="utf-8"))["mistakes"]
-    mended = MENDED * mistakes
-    if mended > 1.96 * math.sqrt(mended):
-        return False
-    progress.say(
-        f"the probe makes {mistakes} mistakes on {num_images} images: were a third of them mended, that "
-        "could not be told from chance, so the climb ends here (--set transfer.rung=stages goes on)"
-    )
-    return True
 
 
 def _finish(run: Run, made: Session, rung: Rung, engine_name: str, history: list[dict[str, Any]]) -> Trained:
