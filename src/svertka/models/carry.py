@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from svertka.errors import WeightsError
 from svertka.models.network import AuxiliaryStage, Network, last_layer_of
+from svertka.models.published import LITE
 
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 """torchvision's DenseNet files still call `norm1` `norm.1`."""
@@ -117,6 +118,8 @@ def reference_names(model: str) -> list[str]:
         from svertka.models.external import parameter_names
 
         return parameter_names(model)
+    if any(chosen.model == model for chosen in LITE):
+        return []  # torchvision has none of these, and takes two seconds to say so
     from torchvision.models import get_model, list_models
 
     if model not in list_models():

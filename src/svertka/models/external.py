@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from svertka.errors import ModelError, nearest
 from svertka.models.activations import ACTIVATIONS, gain
@@ -65,6 +64,8 @@ def row(model: str) -> Row:
         init=OWN,
         refuses={"activation": _BUILT_IN, "norm": _BUILT_IN},
     )
+    from torch.utils.flop_counter import FlopCounterMode  # brings half of torch's compiler
+
     with torch.device("meta"):
         whole = network(plan, Options(family.classes, channels)).eval()
         with FlopCounterMode(display=False) as counter:
