@@ -17,7 +17,9 @@ def trained(result: dict[str, Any]) -> None:
     """What `train` and `demo` say at the end, and what to do next."""
     images, seconds, run = result["images"], result["seconds"], result["run"]
     name, classes = result["model"], len(result["classes"])
-    print(f"\n{name}, {classes} classes, best epoch {result['best_epoch']} of {result['epochs']}")
+    how = f"best epoch {result['best_epoch']} of {result['epochs']}"
+    how = how if result["best_epoch"] else "a linear probe on its frozen features"
+    print(f"\n{name}, {classes} classes, {how}")
     print(
         f"  trained on {images['train']} images, chosen on {images['validation']}, tested on {images['test']}"
     )

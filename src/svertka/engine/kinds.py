@@ -84,6 +84,18 @@ def engine(module: nn.Module, name: str, shape: tuple[int, ...]) -> Engine:
     return onnxruntime(module, shape, layers, model.SerializeToString(), names)
 
 
+def later(module: nn.Module, name: str, shape: tuple[int, ...]) -> Engine:
+    """As `engine`, made when it is first asked; a name that cannot be is an error then."""
+    made: list[Engine] = []
+
+    def run(batch: Tensor) -> Tensor:
+        if not made:
+            made.append(engine(module, name, shape))
+        return made[0](batch)
+
+    return Engine(name, shape, run)
+
+
 def channels_last(module: nn.Module, shape: tuple[int, ...]) -> Engine:
     """A folded copy that keeps the channels of a pixel together (NHWC), as the convolutions like it."""
     copy = fold(module, shape).to(memory_format=torch.channels_last)

@@ -1,9 +1,10 @@
 """Trace: which torch functions a module calls for one shape of input, on what, in which layer.
 
-The module runs once on torch's `meta` device, with shapes and no values, while a function mode writes down
-every call. Branches and loops in `forward` are resolved by running them, so the list is what the module does
-for that shape, whatever its code looks like. Values are numbered as they appear; a function that works in
-place makes a new one.
+The module runs once on three black images while a function mode writes down every call. Branches and loops
+in `forward` are resolved by running them, so the list is what the module does for that shape, whatever its
+code looks like; code that asks for values is refused. Values are numbered as they appear; a function that
+works in place makes a new one. (On torch's `meta` device nothing would be computed, but the first convolution
+there imports three seconds' worth of torch.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,21 @@ _SHAPE_STAYS = {
     "instance_norm", "layer_norm", "leaky_relu", "local_response_norm", "mish", "prelu", "relu", "relu6",
     "selu", "sigmoid", "silu", "softplus", "tanh",
 }  # fmt: skip
-"""Functions whose result is as large as their input; asking torch on the meta device costs a millisecond."""
+"""Functions whose result is as large as their input; they need not run."""
+_VALUES = {
+    "item",
+    "bool",
+    "float",
+    "int",
+    "index",
+    "tolist",
+    "numpy",
+    "nonzero",
+    "unique",
+    "equal",
+    "allclose",
+}
+"""Functions by which code could depend on the values of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +95,8 @@ def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
             "call .float() on it first."
         )
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    shadows = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    images = torch.empty(BATCH, *shape, device="meta")
+    shadows = {name: tensor.detach() for name, tensor in state.items()}
+    images = torch.zeros(BATCH, *shape)
     recorder = _Recorder(images, shadows)
     try:
         with torch.no_grad(), _layer_names(module, recorder.layers), recorder:
@@ -128,7 +143,12 @@ class _Recorder(TorchFunctionMode):
         name, arguments, options = _name(function), self._described(args), self._described(given)
         if name in _SHAPE_STAYS and not given.get("inplace") and not function.__name__.endswith("_"):
             first = args[0] if args else given["input"]
-            result = torch.empty_like(first)
+            result = first.detach()
+        elif name in _VALUES or (
+            name == "getitem" and any(part.dtype == torch.bool for part in _leaves(args[1], Tensor))
+        ):
+            layer = self.layers[-1] or "(outermost)"
+            raise ModelError(f"layer {layer} cannot be traced: what it does depends on values ({name}()).")
         else:
             result = function(*args, **given)
         tensors = list(_leaves(result, Tensor))

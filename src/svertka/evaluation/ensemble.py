@@ -116,13 +116,14 @@ def ask(
         classifier = member.classifier
         size = member.run.recipe.optimizer.batch_size  # as at the end of training, so that the bits agree
         with threads_for(classifier.network):
+            engine = classifier.engine(views * len(indices))
             for number, augment in enumerate(views_of(member.run, views)):
                 batches = Batches(
                     pixels, labels, indices, classifier.preprocess,
                     batch_size=size, seed=number, augment=augment, device=device,
                 )  # fmt: skip
                 began = time.monotonic()
-                logits = answer(classifier.network, batches, "Evaluating")
+                logits = answer(engine, batches, "Evaluating")
                 seconds = time.monotonic() - began
                 answers.append(probabilities(logits, classifier.temperature))
                 spent += seconds

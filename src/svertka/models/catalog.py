@@ -8,7 +8,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 import torch
@@ -302,7 +302,7 @@ def build(
     if isinstance(row.plan, external.TimmPlan):
         network = _settled(external.start(row, chosen, seed), row, chosen)
     else:
-        network = skeleton(row, chosen).to_empty(device="cpu")
+        network = _allocated(skeleton(row, chosen))
         initialize(network, chosen.init, torch_generator(seed, "init"), chosen.activation)
     if weights:
         from svertka.models.weights import load  # which itself looks up rows here
@@ -323,6 +323,12 @@ def skeleton(row: Row, chosen: Options | None = None) -> Network:
         if chosen.norm == "instance":
             _check_instance_norm(network, row, chosen)
     return network
+
+
+def _allocated(network: Network) -> Network:
+    """As `network.to_empty(device="cpu")`, which would import a second's worth of torch."""
+    allocate: Callable[..., Network] = network._apply
+    return allocate(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 def _settled(network: Network, row: Row, chosen: Options) -> Network:

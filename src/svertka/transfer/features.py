@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -66,7 +67,13 @@ class Source:
     seed: int
     precision: Precision = "float16"
 
-    @property
+    @cached_property
+    def code(self) -> str:
+        """Weights and structure of the trunk."""
+        size, channels = self.preprocess.size, self.preprocess.channels
+        return fingerprint(self.trunk, trace(self.trunk, (channels, size, size)))
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Of the features of one image."""
         with torch.no_grad():
@@ -157,11 +164,9 @@ class FeatureBatches:
 
 
 def _key(source: Source, items: NDArray[np.int64], number: int) -> str:
-    size, channels = source.preprocess.size, source.preprocess.channels
-    traced = trace(source.trunk, (channels, size, size))
     versions = [version(name) for name in ("svertka", "torch", "onnxruntime", "pillow")]
     view = [source.seed, source.augment.model_dump(), number] if number else []
-    settings = [FORMAT, fingerprint(source.trunk, traced), source.engine.name, source.precision, versions]
+    settings = [FORMAT, source.code, source.engine.name, source.precision, versions]
     facts = [*settings, source.preprocess.to_dict(), view]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(source.dataset.digests[items]).tobytes())

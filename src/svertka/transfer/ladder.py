@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from svertka import progress
 from svertka.data.batches import Stream
 from svertka.engine.choose import fastest
-from svertka.engine.kinds import Engine, engine
+from svertka.engine.kinds import later
 from svertka.evaluation.compare import paired_gain
 from svertka.evaluation.predict import answer
 from svertka.files import write_json
@@ -273,9 +273,9 @@ def _footing(made: Session, rung: Rung, engine_name: str) -> Footing:
 
 def _source(made: Session, depth: Depth, engine_name: str) -> Source:
     trunk, _ = cut(made.network, depth)
-    made_engine: Engine = engine(trunk, engine_name, _shape(made))
+    made_engine = later(trunk, engine_name, _shape(made))  # features that are stored need none
     precision = made.recipe.transfer.precision
-    settings = made.recipe.augment
+    settings = made.recipe.augment.of_one_image()
     return Source(
         made.dataset, made.pixels, made.preprocess, trunk, made_engine, settings, made.seed, precision
     )
