@@ -67,8 +67,19 @@ def fastai(file: Path, split: int) -> dict[str, Any]:
     """
     import pandas as pd
     from fastai.vision.all import (
-        CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Learner, Normalize, RandomResizedCrop,
-        accuracy, aug_transforms, create_head, params, set_seed,
+        CategoryBlock,
+        ColReader,
+        ColSplitter,
+        DataBlock,
+        ImageBlock,
+        Learner,
+        Normalize,
+        RandomResizedCrop,
+        accuracy,
+        aug_transforms,
+        create_head,
+        params,
+        set_seed,
     )  # fmt: skip
     from torch import nn
 

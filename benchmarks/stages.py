@@ -97,8 +97,8 @@ def main() -> None:
     results.write(
         "Stages",
         results.table(columns, rows),
-        "Seconds an epoch, minimum / median over the rounds, and seconds that one random view of the training "
-        "images took to be stored. Reach: ≥ 4×. Input 224 px, weights random.",
+        "Seconds an epoch, minimum / median over the rounds, and seconds to store one random view of the "
+        "training images. Reach: ≥ 4×. Input 224 px, weights random.",
     )
 
 

@@ -206,8 +206,8 @@ def main() -> None:
         *report(kept),
         "Reach: 40× (new data) and 30× (first use) over the frozen trunk, 80× and 45× over full fine-tuning, "
         "the same again below 2 s beyond imports, a mean accuracy at most 1 point below the tutorial's last "
-        "epoch. The test images are the folder `val`; the tutorial trains on all of `train`, Svertka keeps 15 % "
-        "of it to choose by.",
+        "epoch. The test images are the folder `val`; the tutorial trains on all of `train`, Svertka keeps "
+        "15 % of it to choose by.",
     )
 
 
